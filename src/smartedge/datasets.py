@@ -13,8 +13,9 @@ from smartedge.runs.progress import Monitor, Update
 if TYPE_CHECKING:
     from smartedge.data import DataSet
     from smartedge.data.raw import RawData
+    from smartedge.types import Task
 
-__all__ = ["check_data", "dataset_of", "open_data", "raw_data_of", "with_given_data"]
+__all__ = ["check_data", "dataset_of", "open_data", "raw_data_of", "task_of", "with_given_data"]
 
 
 def raw_data_of(config: Config) -> RawData:
@@ -37,11 +38,21 @@ def check_data(config: Config) -> None:
     Raises:
         DataError: as :func:`smartedge.data.opening.check_columns`.
     """
-    from smartedge.data.opening import check_columns
     from smartedge.data.sources import may_be_fetched
 
     if not may_be_fetched(config.data.path):
-        check_columns(raw_data_of(config), config.data.desired, config.data.sensitive)
+        task_of(config)
+
+
+def task_of(config: Config) -> Task:
+    """What the labels of the data set mean. Decodes nothing, and needs no torch.
+
+    Raises:
+        DataError: as :func:`smartedge.data.opening.check_columns`.
+    """
+    from smartedge.data.opening import check_columns
+
+    return check_columns(raw_data_of(config), config.data.desired, config.data.sensitive)
 
 
 def dataset_of(config: Config) -> DataSet:

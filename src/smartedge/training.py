@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from smartedge.artifacts.results import Results
 from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
-from smartedge.datasets import check_data, open_data, with_given_data
+from smartedge.datasets import check_data, open_data, task_of, with_given_data
 from smartedge.framelog.log import check_disk
 from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to
 from smartedge.methods.base import get_method
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cloud_of",
     "collect",
+    "divided_apart",
     "release_images",
     "run_cloud",
     "run_edge",
@@ -121,6 +123,7 @@ def run_edge(
     resume: bool = False,
     metrics: tuple[str, int] | None = None,
     stop: Stop | None = None,
+    parts: bytes | None = None,
 ) -> bool:
     """The edge's process: trains, and sends to the cloud. True when done.
 
@@ -133,6 +136,7 @@ def run_edge(
         resume: continue the run that ``run_dir`` holds.
         metrics: where to answer ``/metrics`` and ``/healthz``, host and port; None: nowhere.
         stop: set it to stop cleanly.
+        parts: of :func:`divided_apart`, where that was called before.
 
     Raises:
         LinkError, FleetError: somebody answers there, and does not take this edge (:func:`smartedge.links.link_to`).
@@ -146,9 +150,11 @@ def run_edge(
     if method.has_cloud:  # a full disk, a wrong address or certificate is told before torch is imported
         check_disk(config.run_dir / "edge")
         sender = sender_to(config, location, bundle, tell)
+    parts = parts or divided_apart(config, monitor)
 
     import torch
 
+    from smartedge.edge.apart import open_parts
     from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
     from smartedge.edge.watched import watched_edge
@@ -156,20 +162,43 @@ def run_edge(
 
     torch.set_num_threads(config.threads)
     keep_freed_memory()
+    share_freed_memory()  # with the threads that read and send
     pick_device(config.hardware.edge_device, "hardware.edge_device")  # an error comes before images are read
     dataset = open_data(config, monitor)
     _warn_of_early_releases(config, monitor)
 
-    def begin(resume: bool) -> EdgeRunner:
-        return EdgeRunner(config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=True)
-
+    folder = config.run_dir / "edge"
     if not method.answered:
-        runner = begin(resume)
+        opened = None if parts is None else open_parts(parts, teller(monitor, "edge", "network"))
+        del parts
+        runner = EdgeRunner(config, dataset, sender, folder, monitor, resume=resume, threaded=True, parts=opened)
+        del opened
         watched = watched_edge(runner.sender, lambda: runner.state.counts.epochs)
         with watching(metrics, watched, tell), stop.watched():
             return runner.run(stop)
+
+    def begin(resume: bool) -> EdgeRunner:
+        return EdgeRunner(config, dataset, sender, folder, monitor, resume=resume, threaded=True)
+
     with watching(metrics, watched_edge(None), tell), stop.watched():
         return run_again_after_outages(begin, stop, tell, resume=resume)
+
+
+def divided_apart(config: Config, monitor: Monitor) -> bytes | None:
+    """Front and exit, from another process: see :mod:`smartedge.edge.apart`. None: the edge is to divide the network.
+
+    It does so where it learns from no exit, or has imported torch before: then another process would save nothing.
+
+    Raises:
+        SmartEdgeError: what is wrong with data set, network or device.
+    """
+    if not get_method(config.method).has_exit or "torch" in sys.modules:
+        return None
+    from smartedge.edge.apart import divide_apart
+
+    blueprint, hardware = config.division(task_of(config).outputs), config.hardware
+    tell = teller(monitor, "edge", "network")
+    return divide_apart(blueprint, tell, device=hardware.edge_device, threads=config.threads)
 
 
 def release_images(  # noqa: PLR0913 - one argument for each option of the command line

@@ -12,7 +12,7 @@ from smartedge.methods.learner import Learned
 from smartedge.models.network import divide, to_input
 
 
-def edge(config, task, device, dataset):
+def edge(config, task, device, dataset, parts):
     return FixedFront(config, task, device)
 
 

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     if args.front is not None:
         return_freed_memory()
     from smartedge.fleet.bundle import open_bundle
-    from smartedge.training import release_images, run_edge
+    from smartedge.training import divided_apart, release_images, run_edge
 
     if (args.front is None) != (args.source is None):
         raise ConfigError("--front DIR and --source DIR belong together: a published front, and the images to release")
@@ -77,14 +77,14 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(
                 f"--bundle FILE or --connect HOST:PORT is needed: method {config.method!r} sends to a cloud"
             )
-        connect = args.connect
-        if connect == AWAITED and args.until_input_ends:
-            connect = _awaited(config)
         how: Any = {"bundle": bundle, "resume": args.resume, "metrics": metrics, "stop": stop}
         if published is not None:
-            done = release_images(published, config, args.source, connect, monitor, **how)
+            done = release_images(published, config, args.source, args.connect, monitor, **how)
+        elif args.connect == AWAITED and args.until_input_ends:
+            parts = divided_apart(config, monitor)  # while the cloud starts
+            done = run_edge(config, _awaited(config), monitor, parts=parts, **how)
         else:
-            done = run_edge(config, connect, monitor, **how)
+            done = run_edge(config, args.connect, monitor, **how)
         if not done:
             raise Stopped
         if not args.until_input_ends:  # 'smartedge train' says it for both sides

@@ -20,7 +20,7 @@ from smartedge.data.sources import open_raw
 from smartedge.decode import Fit
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
-from smartedge.types import SplitName
+from smartedge.types import SplitName, Task
 
 __all__ = ["check_columns", "open_dataset"]
 
@@ -103,10 +103,10 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     )
 
 
-def check_columns(data: RawData, desired: str | Sequence[str], sensitive: Sequence[str]) -> None:
-    """Look for the columns of a data set, and decode nothing. Needs no torch, so a wrong name is told at once.
+def check_columns(data: RawData, desired: str | Sequence[str], sensitive: Sequence[str]) -> Task:
+    """Look for the columns of a data set, and return the task. Decodes nothing, and needs no torch: errors come early.
 
     Raises:
         DataError: as :func:`open_dataset`, but for what only the images show.
     """
-    read_labels(data, desired, sensitive)
+    return read_labels(data, desired, sensitive).task

@@ -31,6 +31,7 @@ from smartedge.methods.schedules import Epoch, get_schedule
 from smartedge.models.exits import task_loss
 from smartedge.models.fixed import kept_as_it_is
 from smartedge.models.gradients import what_stays_untrained
+from smartedge.models.network import EdgeParts
 from smartedge.models.zoo.weights import loaded_in
 from smartedge.privacy.release import Gate
 from smartedge.runs.checkpoint import save_weights
@@ -58,6 +59,7 @@ class EdgeRunner:
         resume: continue from the newest checkpoint in ``folder`` whose frames are durable.
         threaded: send by way of a spool on disk, on threads of their own, except where the edge waits for answers.
             False for a run in one process.
+        parts: front and exit, where another process has divided the network.
 
     Raises:
         RunError: ``folder`` holds a run already and ``resume`` is not set.
@@ -75,6 +77,7 @@ class EdgeRunner:
         *,
         resume: bool,
         threaded: bool,
+        parts: EdgeParts | None = None,
     ) -> None:
         if not resume and (folder / "run.json").exists():
             raise RunError.begun_before(folder)
@@ -89,7 +92,7 @@ class EdgeRunner:
         self.schedule = get_schedule(config.schedule)
         self.epochs = self.schedule.epochs(config)
         device = pick_device(config.hardware.edge_device, "hardware.edge_device")
-        self.learner = self.method.edge(config, dataset.task, device, dataset)
+        self.learner = self.method.edge(config, dataset.task, device, dataset, parts)
         if (loaded := loaded_in(self.learner.modules.values())) is not None:
             monitor.update(Update("edge", "network", text=loaded.text()))
         if not config.train.freeze and (kept := kept_as_it_is(self.learner.modules.values())) is not None:

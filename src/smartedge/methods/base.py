@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from smartedge.config import Config
     from smartedge.data import DataSet
     from smartedge.methods.learner import Learner
+    from smartedge.models.network import EdgeParts
     from smartedge.types import Task
 
 __all__ = ["METHODS", "Method", "encodes_images", "get_method"]
@@ -29,7 +30,9 @@ __all__ = ["METHODS", "Method", "encodes_images", "get_method"]
 class _Behaviour(Protocol):
     """The functions that the module of a method defines."""
 
-    def edge(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> Learner:
+    def edge(
+        self, config: Config, task: Task, device: torch.device, dataset: DataSet | None, parts: EdgeParts | None
+    ) -> Learner:
         """The learner that the edge runs."""
 
     def cloud(self, config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
@@ -76,7 +79,14 @@ class Method:
         """The codec where the settings name none."""
         return self.codec or ("uint8" if config.model.codebook is None else "code")
 
-    def edge(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None = None) -> Learner:
+    def edge(
+        self,
+        config: Config,
+        task: Task,
+        device: torch.device,
+        dataset: DataSet | None = None,
+        parts: EdgeParts | None = None,
+    ) -> Learner:
         """The learner that the edge runs.
 
         Args:
@@ -84,8 +94,9 @@ class Method:
             task: what the desired labels mean.
             device: where it computes.
             dataset: holds the sensitive labels that adversarial exits learn. Needed where there are such exits.
+            parts: front and exit, where another process has divided the network (:mod:`smartedge.edge.apart`).
         """
-        return self._behaviour().edge(config, task, device, dataset)
+        return self._behaviour().edge(config, task, device, dataset, parts)
 
     def cloud(self, config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
         """The network that the cloud trains, and the shape F of its inputs."""

@@ -23,8 +23,8 @@ from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import options_of
 from smartedge.methods.protected_step import Distillation, MixtureTerm, Protection, Suppression, protected_step
 from smartedge.methods.rate import RateTerm
-from smartedge.models.network import Divided, divide
-from smartedge.models.optim import in_one_pass
+from smartedge.models.network import EdgeParts, divide
+from smartedge.models.optim import Adam, in_one_pass
 from smartedge.models.suppression.adversary import Adversaries, TrainingLabels
 from smartedge.models.suppression.confusion import rise_at
 from smartedge.models.suppression.mixtures import Mixtures
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["ExitLearner", "cloud", "edge", "load_front"]
 
 
-def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> ExitLearner:
+def edge(
+    config: Config, task: Task, device: torch.device, dataset: DataSet | None, parts: EdgeParts | None
+) -> ExitLearner:
     """The learner of front and task exit."""
-    return ExitLearner(config, task, device, dataset)
+    return ExitLearner(config, task, device, dataset, parts)
 
 
 def cloud(config: Config, outputs: int) -> tuple[nn.Module, tuple[int, ...]]:
@@ -56,19 +58,28 @@ class ExitLearner(NetworkLearner):
     Where the settings ask for protection (``adversary``, ``dp``, ``model.codebook``) or distillation, the update is
     :func:`smartedge.methods.protected_step.protected_step`; otherwise the plain one.
 
+    ``parts`` are front and exit, where another process has divided the network.
+
     Raises:
         ValueError: there are adversarial exits, but no ``dataset`` with the labels that they learn.
     """
 
-    def __init__(self, config: Config, task: Task, device: torch.device, dataset: DataSet | None = None) -> None:
-        divided = divide(config.division(task.outputs))
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        device: torch.device,
+        dataset: DataSet | None = None,
+        parts: EdgeParts | None = None,
+    ) -> None:
+        parts = parts or divide(config.division(task.outputs))
         for given in (config.file_of_front("start"), config.file_of_front("front")):
             if given is not None:
-                load_front(divided, given)
-        self.feature_shape = divided.feature_shape
-        super().__init__(config, task, device, {"front": divided.front, "exit": divided.task_exit})
+                load_front(parts, given)
+        self.feature_shape = parts.feature_shape
+        super().__init__(config, task, device, {"front": parts.front, "exit": parts.task_exit})
         self.mechanism = mechanism_of(config, self.feature_shape)
-        self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, divided, device)
+        self.adversaries, self.adversary_optimizer = _adversaries(config, dataset, parts, device)
         codec = get_codec(config.codec_name)
         self.rate: RateTerm | None = None
         # Noise costs bits that no front can save, so with noise the codec alone keeps to the target.
@@ -80,7 +91,7 @@ class ExitLearner(NetworkLearner):
         if config.train.distill.epochs:
             self.teacher = UndividedLearner(config, task, device)
         # Frozen batch normalisation stays in evaluation mode, and mixes nothing.
-        mixing = any(isinstance(module, _BatchNorm) and module.training for module in divided.front.train().modules())
+        mixing = any(isinstance(module, _BatchNorm) and module.training for module in parts.front.train().modules())
         self.alone = mixing and config.dp.mechanism != "none"
         self.plain = (
             config.dp.mechanism == "none"
@@ -188,14 +199,14 @@ class ExitLearner(NetworkLearner):
         )
 
 
-def load_front(divided: Divided, path: Path) -> None:
+def load_front(parts: EdgeParts, path: Path) -> None:
     """Give the front the weights of one that was trained before, and the exit those beside it, where they are there.
 
     Raises:
         ConfigError: the file is not there, is damaged, or holds another network.
     """
-    parts = {path: divided.front, path.with_name("exit.safetensors"): divided.task_exit}
-    for file, part in parts.items():
+    by_file = {path: parts.front, path.with_name("exit.safetensors"): parts.task_exit}
+    for file, part in by_file.items():
         if file != path and not file.exists():
             continue
         try:
@@ -208,22 +219,22 @@ def load_front(divided: Divided, path: Path) -> None:
 
 
 def _adversaries(
-    config: Config, dataset: DataSet | None, divided: Divided, device: torch.device
+    config: Config, dataset: DataSet | None, parts: EdgeParts, device: torch.device
 ) -> tuple[Adversaries | None, torch.optim.Optimizer | None]:
     adversary = config.adversary
     if not config.suppresses:
         return None, None
     adversaries = Adversaries(
         adversary.exits,
-        divided.feature_shape,
+        parts.feature_shape,
         _training_labels(config, dataset),
         confusion=adversary.confusion,
         seed=derive_seed(config.seed, "adversary"),
-        layout=divided.layout,
+        layout=parts.layout,
     ).to(device)
     if not adversary.exits:
         return adversaries, None
-    return adversaries, in_one_pass(torch.optim.Adam(adversaries.parameters(), lr=adversary.lr))
+    return adversaries, in_one_pass(Adam(adversaries.parameters(), lr=adversary.lr))
 
 
 def _training_labels(config: Config, dataset: DataSet | None) -> TrainingLabels:

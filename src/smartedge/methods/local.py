@@ -17,11 +17,14 @@ from smartedge.types import ImageBatch, Task
 if TYPE_CHECKING:
     from smartedge.config import Config
     from smartedge.data import DataSet
+    from smartedge.models.network import EdgeParts
 
 __all__ = ["UndividedLearner", "edge"]
 
 
-def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> UndividedLearner:
+def edge(
+    config: Config, task: Task, device: torch.device, dataset: DataSet | None, parts: EdgeParts | None
+) -> UndividedLearner:
     """The learner of the whole network."""
     return UndividedLearner(config, task, device)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from smartedge.codec.learned import LearnedCodec
 from smartedge.codec.quantise import channel_axis
-from smartedge.models.optim import apply_gradients, in_one_pass
+from smartedge.models.optim import Adam, apply_gradients, in_one_pass
 from smartedge.models.prior import FactorisedPrior
 from smartedge.runs.checkpoint import State
 
@@ -50,7 +50,7 @@ class RateTerm:
         self._codec = codec
         self._axis = channel_axis(len(feature_shape))
         self._prior = FactorisedPrior(feature_shape[self._axis - 1]).to(device)
-        self._optimizer = in_one_pass(torch.optim.Adam(self._prior.parameters(), lr=_PRIOR_LR))
+        self._optimizer = in_one_pass(Adam(self._prior.parameters(), lr=_PRIOR_LR))
         self.step: float | None = None  # None: before the first batch
         self.weight = _FIRST_WEIGHT  # λ
 

@@ -17,11 +17,14 @@ from smartedge.types import ImageBatch, Task
 if TYPE_CHECKING:
     from smartedge.config import Config
     from smartedge.data import DataSet
+    from smartedge.models.network import EdgeParts
 
 __all__ = ["SplitLearner", "cloud", "edge"]
 
 
-def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> SplitLearner:
+def edge(
+    config: Config, task: Task, device: torch.device, dataset: DataSet | None, parts: EdgeParts | None
+) -> SplitLearner:
     """The learner of the front."""
     return SplitLearner(config, task, device)
 

@@ -16,11 +16,14 @@ from smartedge.types import ImageBatch, Task
 if TYPE_CHECKING:
     from smartedge.config import Config
     from smartedge.data import DataSet
+    from smartedge.models.network import EdgeParts
 
 __all__ = ["UploadLearner", "cloud", "edge"]
 
 
-def edge(config: Config, task: Task, device: torch.device, dataset: DataSet | None) -> UploadLearner:
+def edge(
+    config: Config, task: Task, device: torch.device, dataset: DataSet | None, parts: EdgeParts | None
+) -> UploadLearner:
     """The learner that passes the images on."""
     return UploadLearner(_image_shape(config))
 

@@ -23,20 +23,36 @@ from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map,
 from smartedge.models.zoo import networks
 from smartedge.models.zoo.weights import Pixels, Pretrained, Rescale
 
-__all__ = ["Divided", "Ends", "divide", "divide_in_order", "network_of", "to_device", "to_input", "undivided"]
+__all__ = [
+    "Divided",
+    "EdgeParts",
+    "Ends",
+    "divide",
+    "divide_in_order",
+    "network_of",
+    "to_device",
+    "to_input",
+    "undivided",
+]
 
 _MEAN, _SPREAD = 0.5, 0.25  # of pixel values in [0, 1]: fixed, so that edge and cloud agree without exchanging anything
 
 
 @dataclass(frozen=True)
-class Divided:
-    """The three parts of a divided network, and shape F and layout of the tensor that crosses: never channels-last."""
+class EdgeParts:
+    """What an edge needs of a network; and shape F and layout of the tensor that crosses: never channels-last."""
 
     front: nn.Module
     task_exit: nn.Module
-    back: nn.Module
     feature_shape: tuple[int, ...]
     layout: Layout
+
+
+@dataclass(frozen=True)
+class Divided(EdgeParts):
+    """The three parts of a divided network."""
+
+    back: nn.Module
 
 
 def divide(blueprint: Blueprint) -> Divided:
@@ -72,7 +88,7 @@ def divide(blueprint: Blueprint) -> Divided:
             f"nothing behind the cut {blueprint.at} of {blueprint.name} can be trained, so the cloud would learn "
             "nothing; choose an earlier cut, or let parameters behind it learn (requires_grad)"
         )
-    return Divided(whole_front, ends.task_exit, whole_back, ends.feature_shape, ends.layout)
+    return Divided(whole_front, ends.task_exit, ends.feature_shape, ends.layout, whole_back)
 
 
 def divide_in_order(blueprint: Blueprint, cuts: Sequence[str]) -> tuple[list[Part], list[Ends]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -11,12 +12,38 @@ from torch import Tensor, nn
 
 from smartedge.models.zoo.weights import is_pretrained
 
-__all__ = ["apply_gradients", "in_one_pass", "laid_out_like", "make_optimizer", "set_learning_rate"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "apply_gradients",
+    "in_one_pass",
+    "laid_out_like",
+    "make_optimizer",
+    "set_learning_rate",
+]
 
 AdamOrAdamW = TypeVar("AdamOrAdamW", torch.optim.Adam, torch.optim.AdamW)
 _WARMUP_SHARE = 0.1
 _SMALLEST_NORM = 1e-6  # that of torch's clip_grad_norm_
 _SCALE = "lr_scale"  # of a group: its learning rate ÷ that of the others
+_Kind = TypeVar("_Kind", bound=type[torch.optim.Optimizer])
+
+
+def _without_compiler(kind: _Kind) -> _Kind:
+    """The same optimizer, which does not import ``torch._dynamo``: 70 MiB and a second.
+
+    torch wraps these functions only to keep its compiler away from them, and imports it for that.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    own = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), {"__module__": __name__, "step": step, **own})  # type: ignore[return-value]
+
+
+SGD = _without_compiler(torch.optim.SGD)
+Adam = _without_compiler(torch.optim.Adam)
+AdamW = _without_compiler(torch.optim.AdamW)
 
 
 def make_optimizer(
@@ -40,8 +67,8 @@ def make_optimizer(
     if lr_pretrained is not None and old:
         groups += [{**group, _SCALE: lr_pretrained / lr} for group in _groups(old, weight_decay)]
     if name == "adamw":
-        return in_one_pass(torch.optim.AdamW(groups, lr=lr))
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+        return in_one_pass(AdamW(groups, lr=lr))
+    return SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:  # torch's own form

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from smartedge.models.optim import apply_gradients, in_one_pass, make_optimizer
+from smartedge.models.optim import SGD, Adam, AdamW, apply_gradients, in_one_pass, make_optimizer
 from smartedge.runs.checkpoint import Checkpoints
 
 LAYOUTS = {
@@ -82,3 +84,38 @@ def test_gradients_are_scaled_as_torch_does_and_not_in_place(clip_norm):
     assert all(torch.equal(p, q) for p, q in zip(plain, ours, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(gradients, before, strict=True))
     assert all(q.grad is None for q in ours)
+
+
+@pytest.mark.parametrize(
+    ("ours", "kind", "more"),
+    [(Adam, torch.optim.Adam, {}), (AdamW, torch.optim.AdamW, {}), (SGD, torch.optim.SGD, {"momentum": 0.9})],
+)
+def test_an_optimizer_without_the_compiler_is_torchs(ours, kind, more):
+    torch.manual_seed(0)
+    parameters = [nn.Parameter(torch.randn(4, 3)) for _ in range(2)]
+    parameters[1].data = parameters[0].data.clone()
+    optimizers = [made([p], lr=0.1, **more) for made, p in zip((ours, kind), parameters, strict=True)]
+    for _ in range(3):
+        gradient = torch.randn(4, 3)
+        for optimizer, p in zip(optimizers, parameters, strict=True):
+            p.grad = gradient.clone()
+            optimizer.step()
+            optimizer.zero_grad()
+            optimizer.load_state_dict(optimizer.state_dict())
+    assert torch.equal(*parameters)
+
+
+def test_an_update_imports_no_compiler():
+    program = """
+import sys, torch
+from smartedge.models.optim import apply_gradients, make_optimizer
+for name in ("adamw", "sgd"):
+    layer = torch.nn.Linear(2, 2)
+    optimizer = make_optimizer([layer], name=name, lr=0.1, weight_decay=0.1, momentum=0.9)
+    layer(torch.ones(1, 2)).sum().backward()
+    apply_gradients(optimizer, clip_norm=1.0)
+    optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -29,7 +29,7 @@ from smartedge.models.zoo.names import refuse_name
 from smartedge.models.zoo.published import load_into, of_model, of_torchvision
 from smartedge.models.zoo.weights import later_loaded
 
-__all__ = ["build", "usual_size"]
+__all__ = ["build", "importing_from", "usual_size"]
 
 # At 64 pixels the stock stem of a ResNet leaves 16x16 maps, enough for four stages; at 32 it would leave 8x8.
 _STEM_BELOW = 64
@@ -254,7 +254,7 @@ def _vgg_with_small_head(make: Callable[[], nn.Module], outputs: int) -> nn.Modu
 
 def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -> nn.Module:
     module_name, _, attribute = name.partition(":")
-    with _importing_from(Path.cwd()):
+    with importing_from(Path.cwd()):
         try:
             factory = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
@@ -272,7 +272,8 @@ def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -
 
 
 @contextmanager
-def _importing_from(folder: Path) -> Iterator[None]:
+def importing_from(folder: Path) -> Iterator[None]:
+    """Within this block, modules in the folder can be imported."""
     sys.path.insert(0, str(folder))
     try:
         yield
