@@ -12,8 +12,9 @@ Where and how the run was started.
 ## `shared/run.json`
 
 The facts that a server needs to answer for the run. This is the only part of the edge's run directory that may travel:
-nothing in it was computed from images or labels. The edge writes it when its part of the run ends. The run directory of
-the cloud does not need it: there `smartedge serve` reads what the edges said when they connected.
+nothing in it was computed from images. Of the labels it holds the names of the classes; where these tell too much,
+replace them by numbers before the file is copied. The edge writes it when its part of the run ends. The run directory
+of the cloud does not need it: there `smartedge serve` reads what the edges said when they connected.
 
 [table of SharedRun]
 
@@ -160,7 +161,7 @@ class RunFacts(Artifact):
 
 
 class SharedRun(Artifact):
-    """``shared/run.json``: what a server needs to answer for a run. It may travel: nothing in it comes from labels."""
+    """``shared/run.json``: what a server needs to answer for a run. Of labels it has only the classes' names."""
 
     missing: ClassVar[str] = (
         "the edge writes it when its part of the run ends: finish the run first ('smartedge train --resume'); on a "

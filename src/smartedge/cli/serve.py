@@ -27,7 +27,7 @@ Answer 'smartedge infer --connect' with the back of a trained run. Give each edg
 
 RUN is the run directory in which 'smartedge cloud' or 'smartedge train' has finished. On another machine, its folders
 cloud/ and shared/ are enough; the edge writes shared/. Nothing else of the edge's run directory may travel: edge/,
-results.json and audit/ come from images and labels.
+results.json, report.html, metrics.jsonl, tensorboard/ and audit/ come from images and labels.
 Who may ask: the edges of --fleet; or who shows the token and certificates of the run's settings (link.*), in its
 config.yaml where that is there.
 """

@@ -69,7 +69,7 @@ def _facts_of(task: Task) -> TaskFacts:
 
 
 def write_shared(folder: Path, config: Config, task: Task, feature_shape: tuple[int, ...]) -> None:
-    """Write the facts that a server needs to answer for the run. None of them comes from images or labels."""
+    """Write the facts that a server needs to answer for the run. Of images and labels: only the classes' names."""
     private_folder(folder)
     facts = _facts_of(task)
     shared = SharedRun(settings=config.agreement(), task=facts, feature_shape=feature_shape)

@@ -28,6 +28,8 @@ __all__ = ["CodewordLaw", "GaussianLaw", "GridLaw", "LaplaceLaw", "ReleaseLaw", 
 Floats = NDArray[np.float64]
 
 _MOST_OUTCOMES = 20_000  # in a table
+_MOST_NUMBERS = 2**14  # of several Laplace releases of one image: a density is a sum over all of them
+_MOST_RELEASES = 2**40  # their bound is that of any number then, and counts still fit into float64
 
 
 class ReleaseLaw(ABC):
@@ -178,12 +180,8 @@ class CodewordLaw(ReleaseLaw):
 
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
         """Counts (M, K)."""
-        ends_MO = np.cumsum(self.channel_KO, axis=1)[inputs_MD[:, 0].astype(np.int64)]
-        counts_MK = np.zeros((len(inputs_MD), self.outcomes_OK.shape[1]))
-        for _ in range(self.releases):
-            drawn_M = (ends_MO[:, :-1] <= rng.random(len(inputs_MD))[:, None]).sum(axis=1)
-            counts_MK += self.outcomes_OK[drawn_M]
-        return counts_MK
+        drawn_MO = rng.multinomial(self.releases, self.channel_KO[inputs_MD[:, 0].astype(np.int64)])
+        return np.asarray(drawn_MO @ self.outcomes_OK)
 
     def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
         """Log-odds times the count of the input's codeword: a release has one of two probabilities."""
@@ -194,9 +192,13 @@ class CodewordLaw(ReleaseLaw):
         outcomes = self.channel_KO.shape[1]
         if math.comb(outcomes + self.releases - 1, self.releases) > _MOST_OUTCOMES:
             return None
-        sets_SR = np.array(list(itertools.combinations_with_replacement(range(outcomes), self.releases)))
-        orders_S = np.array([_orders(chosen_R) for chosen_R in sets_SR])
-        table_KS = self.channel_KO[:, sets_SR].prod(axis=2) * orders_S
+        counts_SO = _multisets(outcomes, self.releases)
+        orders_S = _log_factorials(np.array(self.releases)) - _log_factorials(counts_SO).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):  # 0 · −∞: an outcome that is impossible, and did not come
+            terms_KSO = counts_SO * np.log(self.channel_KO)[:, None]
+        log_table_KS = np.where(counts_SO > 0, terms_KSO, 0.0).sum(axis=2) + orders_S
+        table_KS = np.exp(log_table_KS)
+        table_KS /= table_KS.sum(axis=1, keepdims=True)
         return np.asarray(table_KS[inputs_ND[:, 0].astype(np.int64)])
 
 
@@ -204,11 +206,13 @@ def release_law(mechanism: Mechanism, releases: int = 1) -> ReleaseLaw:
     """The law of all ``releases`` of one image.
 
     Raises:
-        PrivacyError: the mechanism adds no noise, so a release has no law.
+        PrivacyError: the mechanism adds no noise, so a release has no law; or there are too many releases.
         ValueError: ``releases`` is below 1.
     """
     if releases < 1:
         raise ValueError(f"releases: at least 1 is needed, not {releases}")
+    if releases > _MOST_RELEASES:
+        raise PrivacyError(f"more than {_MOST_RELEASES} releases of one image are too many to compute with")
     if math.isinf(mechanism.epsilon):
         raise PrivacyError("without noise a release is the features themselves: there is no law to compute with")
     apart = -math.expm1(releases * math.log1p(-min(mechanism.distance, 1 - 1e-16)))  # 1 − (1 − distance)^R
@@ -226,6 +230,11 @@ def release_law(mechanism: Mechanism, releases: int = 1) -> ReleaseLaw:
         law = GaussianLaw(mechanism, mechanism.scale / math.sqrt(releases), apart, bias)
     else:
         assert isinstance(mechanism, Laplace)
+        if releases > 1 and releases * math.prod(mechanism.feature_shape) > _MOST_NUMBERS:
+            raise PrivacyError(
+                f"{releases} releases with Laplace noise: all their numbers count, and at most {_MOST_NUMBERS} can be "
+                "computed with. What fewer releases tell, more of them tell as well"
+            )
         law = LaplaceLaw(mechanism, releases, apart, bias)
     step, masses = mechanism.grid.step, mechanism.grid.masses()
     # Whether there is a table depends on the mechanism alone, not on the images: a certificate's α rests on that.
@@ -243,7 +252,16 @@ def _on_grid(mechanism: Additive, bounded_NF: NDArray[np.floating]) -> Floats:
     return np.asarray(mechanism.steps(np.asarray(bounded_NF)) * mechanism.grid.step)
 
 
-def _orders(chosen_R: NDArray[np.int64]) -> float:
-    """The number of orders in which these outcomes can come."""
-    repeats = np.unique(chosen_R, return_counts=True)[1]
-    return math.factorial(len(chosen_R)) / math.prod(math.factorial(int(count)) for count in repeats)
+def _multisets(outcomes: int, releases: int) -> NDArray[np.int64]:
+    """How often each outcome comes in so many releases, for every possibility: int64 (S, O).
+
+    Each is a way to put O − 1 bars between R balls.
+    """
+    places = itertools.combinations(range(releases + outcomes - 1), outcomes - 1)
+    bars_SX = np.array(list(places), dtype=np.int64).reshape(-1, outcomes - 1)
+    ends = np.full((len(bars_SX), 1), releases + outcomes - 1)
+    counts_SO: NDArray[np.int64] = np.diff(np.concatenate([ends * 0 - 1, bars_SX, ends], axis=1), axis=1) - 1
+    return counts_SO[::-1]  # for one release: the outcomes in their order
+
+
+_log_factorials = np.vectorize(lambda count: math.lgamma(count + 1.0), otypes=[np.float64])

@@ -171,3 +171,39 @@ def test_a_channel_is_exact_to_double_precision() -> None:
     table = law.table(np.array([[0.0]]))
     assert table is not None
     assert table[0] == pytest.approx([1 / (1 + math.exp(-1.5)), 1 / (1 + math.exp(1.5))], rel=1e-14)
+
+
+@pytest.mark.parametrize(("codewords", "releases"), [(2, 1100), (2, 19_999), (3, 190)])
+def test_many_releases_of_codewords_are_summed_exactly(codewords: int, releases: int) -> None:
+    """The number of orders of 1 100 releases is beyond float64, and 20 000 x 19 999 numbers are beyond memory."""
+    law = release_law(
+        make_mechanism("randomised-response", feature_shape=(codewords,), codebook=codewords, epsilon=1.0)
+    )
+    several = release_law(
+        make_mechanism("randomised-response", feature_shape=(codewords,), codebook=codewords, epsilon=1.0), releases
+    )
+    table = several.table(np.arange(codewords)[:, None].astype(float))
+    assert table is not None and table.shape == (codewords, math.comb(codewords + releases - 1, releases))
+    assert table.sum(axis=1) == pytest.approx(1)
+    # One outcome every time: the first multiset and the last.
+    once = law.table(np.arange(codewords)[:, None].astype(float))
+    assert once is not None
+    with np.errstate(under="ignore"):
+        assert table[:, 0] == pytest.approx(once[:, 0] ** releases, rel=1e-9)
+        assert table[:, -1] == pytest.approx(once[:, -1] ** releases, rel=1e-9)
+
+
+def test_a_million_releases_of_a_codeword_are_drawn_at_once() -> None:
+    law = release_law(_codewords("subset-selection"), 10**6)
+    counts = law.sample(np.array([[0.0], [3.0]]), np.random.default_rng(RNG_SEED))
+    assert counts.shape == (2, 5)
+    assert counts.argmax(axis=1).tolist() == [0, 3]
+    subset = make_mechanism("subset-selection", feature_shape=(5,), codebook=5, epsilon=1.5).event.subset
+    assert counts.sum(axis=1).tolist() == [subset * 10**6] * 2
+
+
+@pytest.mark.parametrize(("make", "releases"), [(_laplace, 5462), (_gaussian, 2**40 + 1)])
+def test_more_releases_than_can_be_computed_with_are_refused(make, releases: int) -> None:  # type: ignore[no-untyped-def]
+    release_law(make(), releases - 1)
+    with pytest.raises(PrivacyError, match=r"can be computed with|too many to compute"):
+        release_law(make(), releases)

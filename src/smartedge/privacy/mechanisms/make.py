@@ -18,7 +18,7 @@ __all__ = ["make_mechanism"]
 
 _LARGEST_EPSILON = 1e6  # beyond it nothing is protected, and e^ε has too many digits
 _WEAKEST = 2.0**20  # clip ÷ scale of the noise: beyond it nothing is protected, and grid steps may not fit into 64 bits
-_SCALES = (1e-30, 1e30)  # of the noise; releases are float32
+_SCALES = (1e-12, 1e12)  # of the noise; releases are float32, and so must be the squares of a map that is clipped
 
 
 def make_mechanism(  # noqa: PLR0913 - one argument for each setting of the section dp

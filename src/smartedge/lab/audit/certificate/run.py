@@ -16,7 +16,7 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import Split
 from smartedge.data.columns import persons_of
 from smartedge.data.raw import PERSON_COLUMN
-from smartedge.errors import ConfigError, DataError
+from smartedge.errors import ConfigError, DataError, PrivacyError
 from smartedge.files import private_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
@@ -26,6 +26,7 @@ from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import autocast
 from smartedge.models.network import to_input
+from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
@@ -68,6 +69,10 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     opened = open_audited(config, names)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
+    try:
+        release_law(mechanism, settings.releases)
+    except PrivacyError as error:
+        raise ConfigError(f"--releases: {error}") from error
     check_run(run_dir, opened.dataset)
     held_out = _held_out(run_dir, config, opened, settings.splits)
     persons_N, persons = _persons(config, opened, held_out, settings.persons)

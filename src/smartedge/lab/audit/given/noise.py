@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, cast
 
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, PrivacyError
+from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Mechanism, Unprotected, make_mechanism
 
 __all__ = ["NOISE_WORDS", "mechanism_from", "releases_of"]
@@ -16,6 +17,8 @@ laplace:sigma=S,clip=C,granularity=element     the same, after a clip of each nu
 randomised-response:epsilon=E      features are one of K codewords, (images, K), one of them 1
 subset-selection:epsilon=E         the same
 Instead of sigma: epsilon=E (and delta=D, 1e-5). releases=R: the attacker has R releases of each image (1)."""
+
+_MOST_DIGITS = 18  # of a number of releases
 
 _KEYS = {
     "gaussian": {"sigma", "epsilon", "delta", "clip", "releases"},
@@ -52,7 +55,7 @@ def mechanism_from(text: str | None, feature_shape: tuple[int, ...]) -> Mechanis
             raise ConfigError(f"noise {text!r}: {key} must be above 0")
     releases = releases_of(text)
     try:
-        return make_mechanism(
+        mechanism = make_mechanism(
             name,
             feature_shape=feature_shape,
             granularity=cast(Literal["vector", "element"], granularity),
@@ -63,8 +66,10 @@ def mechanism_from(text: str | None, feature_shape: tuple[int, ...]) -> Mechanis
             sigma=numbers.get("sigma"),
             releases=releases,
         )
-    except ConfigError as error:
+        release_law(mechanism, releases)  # refuses more releases than can be computed with
+    except (ConfigError, PrivacyError) as error:
         raise ConfigError(f"noise {text!r}: {str(error).replace('dp.', '')}") from error
+    return mechanism
 
 
 def releases_of(text: str | None) -> int:
@@ -74,7 +79,7 @@ def releases_of(text: str | None) -> int:
         ConfigError: not a whole number of at least 1.
     """
     value = "1" if text is None else _parts(text)[1].get("releases", "1")
-    if not value.isdecimal() or int(value) < 1:
+    if not value.isdecimal() or len(value) > _MOST_DIGITS or int(value) < 1:
         raise ConfigError(f"noise {text!r}: releases must be a whole number, at least 1")
     return int(value)
 

@@ -149,7 +149,10 @@ def audit_features(
     if settings.fresh:
         call.forget("attacks")
     evidence = evidence_of(table, mechanism, sent=sent, seed=how.seed)
-    check_classes(evidence)
+    try:
+        check_classes(evidence)
+    except ConfigError as error:
+        raise ConfigError(f"{how.source}: {error}" if how.source else str(error)) from error
     cheap_attacks(call, evidence)
     membership = find_membership(call, evidence) if evidence.noisy else None
     dp = noise_test(call, evidence)

@@ -18,6 +18,7 @@ __all__ = ["SPLITS", "Column", "FeatureTable", "table_of"]
 
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _MOST_CLASSES = 1000
+_MOST_AXES = 4
 _FEWEST_IMAGES = 60  # over all splits
 _BOOLEAN = ("no", "yes")
 _SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
@@ -125,7 +126,7 @@ def _features(features: ArrayLike) -> NDArray[np.float32]:
     array = _array("features", features)
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise DataError(f"features: must be numbers, not {array.dtype}")
-    if array.ndim < 2 or 0 in array.shape[1:]:
+    if not 2 <= array.ndim <= _MOST_AXES or 0 in array.shape[1:]:
         raise DataError(
             f"features: has shape {array.shape}; expected (images, numbers), or (images, channels, height, width) for "
             "maps" + ("; one number for each image is (images, 1)" if array.ndim == 1 else "")
@@ -140,8 +141,8 @@ def _features(features: ArrayLike) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(array_NF.reshape(len(array), -1)).all(axis=1))
     if len(bad):
         raise DataError(
-            f"features: {len(bad)} of {len(array)} images hold NaN or infinite numbers, the first at position "
-            f"{bad[0]}; leave these images out"
+            f"features: {len(bad)} of {len(array)} images hold NaN, or numbers that are infinite or too large for "
+            f"float32, the first at position {bad[0]}; leave these images out, or scale the features"
         )
     return array_NF
 

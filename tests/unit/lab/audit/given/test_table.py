@@ -100,10 +100,14 @@ def with_nan() -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": with_nan()}, "2 of 300 images hold NaN or infinite numbers, the first at position 17"),
+        (
+            {"features": with_nan()},
+            "2 of 300 images hold NaN, or numbers that are infinite or too large for float32, the first at position 17",
+        ),
         ({"features": np.zeros(COUNT)}, r"has shape \(300,\).*\(images, 1\)"),
         ({"features": np.full((COUNT, 2), "x")}, "must be numbers"),
-        ({"features": np.full((COUNT, 2), 1e300)}, "NaN or infinite"),
+        ({"features": np.full((COUNT, 2), 1e300)}, "NaN, or numbers that are infinite or too large for float32"),
+        ({"features": np.zeros((COUNT, 2, 2, 2, 2))}, "for maps"),
         ({"features": np.zeros((59, 2))}, "59 images are too few"),
         ({"labels": np.zeros(299)}, "labels: has 299 values, but there are features of 300 images"),
         (
