@@ -19,9 +19,9 @@ from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.worker import Worker, main, own_gpu
-from smartedge.cloud.workers.group import ALONE, Group
+from smartedge.cloud.workers.group import ALONE, Group, check_alike
 from smartedge.config import Config
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, RunError
 from smartedge.files import write_atomically
 from smartedge.runs.progress import Quiet, parse_update
 
@@ -97,6 +97,12 @@ def test_what_cannot_be_trained_by_workers_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             Worker(config, tmp_path, group, Quiet())
+
+
+def test_workers_with_different_versions_of_torch_are_refused() -> None:
+    check_alike([b"2.13.0+cpu"] * 3)
+    with pytest.raises(RunError, match=r"worker 2 has torch 2\.12\.0, and worker 0 has 2\.13\.0"):
+        check_alike([b"2.13.0", b"2.13.0", b"2.12.0"])
 
 
 def test_an_error_is_told_to_the_program_that_started_it_and_others_may_not_train_at_the_same_time(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge.cloud.workers.shared_sum import SharedSum
+from smartedge.errors import RunError
 
-__all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost"]
+__all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost", "check_alike"]
 
 _PIECE = 2**20  # numbers of a vector that are on the way at a time
 _SHORT = 4096  # bytes that workers tell each other in one exchange; what is longer takes two
@@ -99,6 +100,7 @@ class WorkerGroup(Group):
 
     Raises:
         WorkersLost: the others cannot be reached.
+        RunError: a machine has another version of torch.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -108,6 +110,8 @@ class WorkerGroup(Group):
         with _guarded():
             dist.init_process_group(backend, timeout=_PATIENCE)
         one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+        if not one_machine:
+            check_alike(self.gather(torch.__version__.encode()))
         self._shared = SharedSum(self.rank, self.gather) if one_machine and device.type == "cpu" else None
 
     def agree(self, decide: Callable[[], str]) -> str:
@@ -180,6 +184,20 @@ class WorkerGroup(Group):
     def close(self) -> None:
         """See :meth:`Group.close`."""
         dist.destroy_process_group()
+
+
+def check_alike(versions: Sequence[bytes]) -> None:
+    """Refuse workers with different versions of torch, in the order of the workers: their weights would drift apart.
+
+    Raises:
+        RunError: which worker has another version than the first.
+    """
+    for rank, version in enumerate(versions):
+        if version != versions[0]:
+            raise RunError(
+                f"worker {rank} has torch {version.decode()}, and worker 0 has {versions[0].decode()}; install the "
+                "same version on all machines"
+            )
 
 
 def _begun(data: bytes) -> NDArray[np.uint8]:
