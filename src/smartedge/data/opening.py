@@ -13,6 +13,7 @@ from smartedge.data.dividing import set_apart
 from smartedge.data.labels import read_labels
 from smartedge.data.raw import RawData
 from smartedge.data.reading.images import ImageStore, default_cache_dir, open_images
+from smartedge.data.reading.repeated import repeated
 from smartedge.data.reading.shades import darkness
 from smartedge.data.reading.streaming import open_streamed
 from smartedge.data.selection import Selection
@@ -90,7 +91,7 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     if cache_bytes == 0:
         decoding = partial(open_streamed, image_size=image_size, fit=fit, cache_dir=cache_dir)
     splits = chosen.decode(decoding)
-    notes = [*chosen.notes, *darkness(data.name, splits["train"])]
+    notes = [*chosen.notes, *darkness(data.name, splits["train"]), *repeated(data.name, splits)]
     splits["train"], audit = set_apart(data.name, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes)
     return DataSet(
         data.name,
