@@ -148,7 +148,7 @@ def facts_of(config: Config) -> dict[str, Any]:
     if ledger.exists():
         with contextlib.closing(sqlite3.connect(ledger)) as opened:
             rows = opened.execute(
-                "SELECT name, value FROM facts WHERE name NOT IN ('run', 'place') ORDER BY name"
+                "SELECT name, value FROM facts WHERE name NOT IN ('run', 'place', 'checksum') ORDER BY name"
             ).fetchall()
         facts["ledger"] = json.dumps(rows)
     return facts

@@ -22,6 +22,7 @@ from smartedge.wire.frame import (
     max_head_bytes,
     max_payload_bytes,
     max_side_bytes,
+    max_side_bytes,
     receive,
     serialise,
     settings_in,
@@ -81,7 +82,8 @@ def test_round_trip(header: StreamHeader, data: st.DataObject) -> None:
         labels = random.integers(0, 2, (count, header.outputs), dtype=np.uint8)
     seq = header.first_seq + data.draw(st.integers(0, header.frames - 1))
     payload = data.draw(st.binary(min_size=1, max_size=max_payload_bytes(header)))
-    batch = EncodedBatch(ids, labels, payload, data.draw(st.binary(max_size=100)))
+    side = data.draw(st.binary(max_size=min(100, max_side_bytes(header))))
+    batch = EncodedBatch(ids, labels, payload, side)
     frame = Frame(seq, batch)
 
     sent = serialise(frame, header)
