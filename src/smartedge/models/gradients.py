@@ -6,7 +6,6 @@ before that untrained. Nothing else would say so: the loss still falls, since th
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from smartedge.errors import CutError
 from smartedge.models.blame import kind_and_place
+from smartedge.models.copying import copied
 from smartedge.models.cutting.part import Part
 from smartedge.models.recording.chance import Generators
 from smartedge.models.zoo.answers import check_training_answer
@@ -117,7 +117,7 @@ def untrained(module: nn.Module, inputs: Tensor, task_kind: str | None = None) -
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return Untrained()
     try:
-        module = copy.deepcopy(module).train()  # what modules keep from a call is not for the run
+        module = copied(module).train()  # what modules keep from a call is not for the run
     except Exception:  # it holds something that cannot be copied, such as a lock
         return Untrained()
     names = _names(module)

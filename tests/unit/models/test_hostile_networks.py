@@ -290,3 +290,14 @@ def test_a_front_that_draws_numbers_in_evaluation_mode_is_cut() -> None:
     network = Mixed(lambda x: nn.functional.dropout(x, 0.5, training=True))
     front, _ = cut(network, list_cuts(network, (3, 16, 16))[-1].name, (3, 16, 16))
     assert front.training
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_module_may_keep_a_tensor_that_it_computed():
+    """torch.nn.utils.weight_norm keeps the weight so, and copy.deepcopy refuses it."""
+    network = Between(nn.utils.weight_norm(nn.Linear(4, 4)))
+    front, back = cut(network, at="inner", input_shape=(4,))
+    images_BF = torch.randn(5, 4)
+    assert torch.equal(back(front(images_BF)), network(images_BF))
+    back(front(images_BF)).sum().backward()
+    assert network.inner.weight_g.grad is not None

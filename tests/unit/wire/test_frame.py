@@ -22,7 +22,6 @@ from smartedge.wire.frame import (
     max_head_bytes,
     max_payload_bytes,
     max_side_bytes,
-    max_side_bytes,
     receive,
     serialise,
     settings_in,

@@ -10,7 +10,6 @@ and their state dicts together are the original's.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -19,6 +18,7 @@ from torch.fx import Node
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from smartedge.errors import CutError
+from smartedge.models.copying import copied
 from smartedge.models.cutting.crossing import Analysis
 from smartedge.models.cutting.part import Part, Side, furnish, merge_state_dicts
 from smartedge.models.cutting.point import Cut
@@ -156,7 +156,7 @@ def _stay_apart(
         kind: what they compute in; None: as they are, on float32 images.
         rtol: a smaller difference is rounding; a thousandth of it, relative to the largest feature, too.
     """
-    copies = [part.eval() for part in copy.deepcopy(list(parts))]
+    copies = [part.eval() for part in copied(nn.ModuleList(parts))]
     if kind is not None:
         copies = [part.to(kind) for part in copies]
     device = next((parameter.device for part in parts for parameter in part.parameters()), torch.device("cpu"))

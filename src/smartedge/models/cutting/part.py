@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, fx, nn
 
 from smartedge.errors import CutError
+from smartedge.models.copying import copied
 from smartedge.models.layout import Layout
 from smartedge.models.recording.contexts import enter, restoring
 from smartedge.models.recording.graph import shape_text
@@ -146,7 +146,7 @@ def furnish(
         for path in sorted(paths, key=order.__getitem__):
             module = model.get_submodule(path)
             if path in taken:  # without parameters, such as a ReLU that serves several times
-                module = copy.deepcopy(module)  # so that each part has a training flag of its own
+                module = copied(module)  # so that each part has a training flag of its own
             holder, name = _holder(part, model, path)
             if not hasattr(holder, name):
                 holder.add_module(name, module)

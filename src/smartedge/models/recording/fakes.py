@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from smartedge.errors import CutError
 from smartedge.models.blame import first_line, place_and_reason
+from smartedge.models.copying import copied, kept_results
 from smartedge.models.cutting.part import named_state
 from smartedge.models.recording.counting import OperatorWatch
 from smartedge.models.recording.graph import Trace, real_like, shape_text, storage_of
@@ -26,7 +27,8 @@ def fake_copy(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
         CutError: it holds something that cannot be copied.
     """
     held = (value for module in model.modules() for value in vars(module).values())
-    memo = {id(value): value for value in held if isinstance(value, torch.Generator)}  # nothing is drawn from it
+    memo: dict[int, Any] = {id(value): value for value in held if isinstance(value, torch.Generator)}  # none draws
+    memo |= {id(tensor): fake.from_tensor(tensor.detach()) for tensor in kept_results(model)}
     try:
         with FakeCopyMode(fake):
             return copy.deepcopy(model, memo)
@@ -88,7 +90,7 @@ def run_for_real(trace: Trace, fake: FakeTensorMode, path: str, args: Any, kwarg
     """
     trace.unknown_flops.add(path)
     with unset_fake_temporarily():
-        module = copy.deepcopy(trace.model.get_submodule(path)).train(trace.training)
+        module = copied(trace.model.get_submodule(path)).train(trace.training)
         real_args, real_kwargs = tree_map_only(Tensor, real_like, (args, kwargs))
         random, watch = torch.get_rng_state(), OperatorWatch()
         try:
