@@ -24,6 +24,7 @@ from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update, teller
 from smartedge.stopping import Stop, Stopped, stop_on_signals
+from smartedge.wire.sockets import location_of
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle
@@ -287,10 +288,12 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     tell = teller(monitor, "cloud", "metrics")
     try:
         receiver.start()
-        monitor.update(Update("cloud", "listen", text=f"listening on {host}:{receiver.port}", port=receiver.port))
+        where = location_of(host, receiver.port)
+        monitor.update(Update("cloud", "listen", text=f"listening on {where}", port=receiver.port))
         if udp is not None and one_way is not None:
             one_way.start()
-            monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {udp[0]}:{one_way.port}"))
+            where = location_of(udp[0], one_way.port)
+            monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {where}"))
         with watching(metrics, watched_cloud(runner, receiver), tell), stop.watched():
             return runner.run(stop)
     finally:

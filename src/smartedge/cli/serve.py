@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.cloud.given import given_by
     from smartedge.inference.backs import BackServer  # imports torch
     from smartedge.wire.files import FileAnswers
+    from smartedge.wire.sockets import location_of
 
     answers = FileAnswers(given_by(args.run_dir / "cloud"))
     receiver = receiver_for(
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         receiver.start()
         with logs(args), watching(metrics, watched, print), stop_on_signals() as stop, stop.watched():
-            print(f"listening on {host}:{receiver.port}; Ctrl-C stops", flush=True)
+            print(f"listening on {location_of(host, receiver.port)}; Ctrl-C stops", flush=True)
             while not stop.wait(timeout=0.5):
                 pass
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from smartedge.errors import LinkError
+from smartedge.wire.sockets import location_of
 
 __all__ = ["Listening", "RequestHandler"]
 
@@ -34,7 +35,9 @@ class Listening:
         try:
             self._server = server(address, handler)
         except OSError as error:
-            raise LinkError(f"{option}: cannot listen on {host}:{port}: {error.strerror or error}") from error
+            raise LinkError(
+                f"{option}: cannot listen on {location_of(host, port)}: {error.strerror or error}"
+            ) from error
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name=option.strip("-"), daemon=True)
         self._thread.start()

@@ -25,7 +25,7 @@ from smartedge.wire.grpc_stream import SILENCE_S, Stream
 from smartedge.wire.handshake import LOOK_S, greet
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
 from smartedge.wire.parts import MESSAGE_BYTES, split
-from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, split_location
+from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, location_of, split_location
 
 __all__ = ["COLLECT", "METHOD", "GrpcLink"]
 
@@ -79,7 +79,7 @@ class GrpcLink:
             _log.warning("sending to %s in clear: anybody on the way can read and change what is sent", host)
         self._location, self._shown = location, credentials
         self._where = f"link to {location}"
-        self._target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._target = location_of(host, port)
         self._credentials = None
         if credentials.tls:
             self._credentials = grpc.ssl_channel_credentials(credentials.ca, credentials.key, credentials.certificate)

@@ -38,7 +38,7 @@ from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.places import Busy, Open, Places, kept_heard
 from smartedge.wire.questions import Questions
 from smartedge.wire.slots import Slots
-from smartedge.wire.sockets import Address, ByteCount, address_of_peer, is_loopback
+from smartedge.wire.sockets import Address, ByteCount, address_of_peer, is_loopback, location_of
 
 __all__ = ["GrpcReceiver", "Limits"]
 
@@ -132,14 +132,13 @@ class GrpcReceiver:
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)
         self._thread.start()
         try:
-            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            self.port: int = self._run(self._bind(where, credentials))
+            self.port: int = self._run(self._bind(location_of(host, port), credentials))
         except Exception as error:
             self._stop_threads()
             if isinstance(error, SmartEdgeError):
                 raise
             raise LinkError(
-                f"cannot listen on {host}:{port} ({error}); is the port taken, the address this machine's, "
+                f"cannot listen on {location_of(host, port)} ({error}); is the port taken, the address this machine's, "
                 "and the certificate valid?"
             ) from error
 

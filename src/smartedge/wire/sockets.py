@@ -34,6 +34,7 @@ __all__ = [
     "descriptors",
     "duplicate",
     "is_loopback",
+    "location_of",
     "own_sockets",
     "refuse_if_taken",
     "split_location",
@@ -78,6 +79,11 @@ def split_location(location: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def location_of(host: str, port: int) -> str:
+    """``host:port`` as :func:`split_location` takes it: an address of IPv6 stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def refuse_if_taken(host: str, port: int) -> None:
     """Look whether a program could listen there. Port 0 is any free one.
 
@@ -91,8 +97,8 @@ def refuse_if_taken(host: str, port: int) -> None:
         except OSError as error:
             if error.errno in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise LinkError(
-                    f"cannot listen on {host}:{port} ({error.strerror}); is the port taken, and the address this "
-                    "machine's?"
+                    f"cannot listen on {location_of(host, port)} ({error.strerror}); is the port taken, and the "
+                    "address this machine's?"
                 ) from error
 
 

@@ -21,6 +21,7 @@ from smartedge.wire.sockets import (
     descriptors,
     duplicate,
     is_loopback,
+    location_of,
     own_sockets,
     refuse_if_taken,
     split_location,
@@ -251,7 +252,7 @@ def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -
         refuse_if_taken(host, free)
     refuse_if_taken("localhost", 0)
     if socket.has_ipv6:
-        refused = pytest.raises(LinkError, match="cannot listen on ::1")
+        refused = pytest.raises(LinkError, match=r"cannot listen on \[::1\]:")
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as other, refused:
             refuse_if_taken("::1", other.getsockname()[1])
 
@@ -275,6 +276,7 @@ def test_only_what_listening_itself_would_say_is_told_before(
 )
 def test_a_location_is_a_host_and_a_port(location: str, found: tuple[str, int]) -> None:
     assert split_location(location) == found
+    assert location_of(*found) == location
 
 
 @pytest.mark.parametrize(

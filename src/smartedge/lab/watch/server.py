@@ -14,6 +14,7 @@ from pathlib import Path
 
 from smartedge.lab.watch.state import RunReader
 from smartedge.runs.http import Listening, RequestHandler
+from smartedge.wire.sockets import location_of
 
 __all__ = ["Page", "watching_run"]
 
@@ -62,8 +63,7 @@ def watching_run(address: tuple[str, int] | None, run_dir: Path, tell: Callable[
         page = Page(run_dir)
 
     server = Listening(address, Handler, "--watch")
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    tell(f"watch it at http://{host}:{server.port}/")
+    tell(f"watch it at http://{location_of(address[0], server.port)}/")
     try:
         yield
     finally:

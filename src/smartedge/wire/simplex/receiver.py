@@ -17,6 +17,7 @@ from smartedge.wire.frame import receive
 from smartedge.wire.link import FrameHandler
 from smartedge.wire.simplex.blocks import CONTENT_BYTES, Assembler, Block, unpack_block
 from smartedge.wire.simplex.seal import OVERHEAD, Opener
+from smartedge.wire.sockets import location_of
 
 __all__ = ["OneWayHandler", "SimplexReceiver"]
 
@@ -84,7 +85,9 @@ class SimplexReceiver:
             self._socket.bind((host.strip("[]"), port))
         except OSError as error:
             self._socket.close()
-            raise LinkError(f"cannot listen for datagrams on {host}:{port}: {error.strerror or error}") from error
+            raise LinkError(
+                f"cannot listen for datagrams on {location_of(host, port)}: {error.strerror or error}"
+            ) from error
         self.port: int = self._socket.getsockname()[1]
         self.refused = 0  # datagrams that were forged, damaged, repeated, or of nobody who is known
         self._told_at: dict[str, float] = {}  # edge -> when was said that its datagrams are dropped
