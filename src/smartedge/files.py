@@ -29,6 +29,7 @@ __all__ = [
     "replacing",
     "sync_file",
     "sync_folder",
+    "temporary_name",
     "write_atomically",
     "write_json_atomically",
 ]
@@ -98,7 +99,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "is a device, not a file", str(path))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_name(path)
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
     try:
         yield temporary
@@ -113,8 +114,13 @@ def replacing(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+def temporary_name(path: Path) -> Path:
+    """A name for a file beside ``path`` that is there for a moment. :func:`final_name` knows whose it is."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def final_name(name: str) -> str:
-    """The name of the file that a temporary one of :func:`replacing` is to become; any other name as it is.
+    """The name to which a temporary one of :func:`temporary_name` belongs; any other name as it is.
 
     Another process may write such a file at this moment, or have been killed while it did.
     """

@@ -8,6 +8,7 @@ import pytest
 
 from smartedge.config import AUTO, Config, load_config
 from smartedge.errors import RunError
+from smartedge.framelog import log
 from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 
 LATEST = Path("runs/latest")
@@ -162,3 +163,16 @@ def test_a_folder_of_that_name_is_left_alone(config: Config) -> None:
 )
 def test_settings_have_the_name_of_their_file(source: object, name: str) -> None:
     assert name_of(source) == name
+
+
+def test_the_other_side_may_be_trying_the_disk_at_that_moment(tmp_path, monkeypatch):
+    """Both sides of one machine begin at once. One looks whether the folder is a stranger's while the other writes."""
+    looked = []
+
+    def look(_: int) -> None:
+        assert [*tmp_path.iterdir()], "the file with which the disk is tried is there"
+        looked.append(check_place(tmp_path))
+
+    monkeypatch.setattr(log, "sync_file", look)
+    log.check_disk(tmp_path / "edge")
+    assert looked and not [*tmp_path.iterdir()]
