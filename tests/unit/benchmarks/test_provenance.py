@@ -14,8 +14,8 @@ BY_PART = {"front_edge.json", "workers.json"}  # each part was measured at a tim
 # Profiles are files of the package: they name machine and date. The mutants are found by make mutants.
 OTHERS = {"profiles", "mutants.json"}
 FILES = [file for file in sorted(RESULTS.rglob("*.json")) if not OTHERS & set(file.relative_to(RESULTS).parts)]
-# From before tables had a JSON file beside them. Each was kept with the commit that git names.
-ALONE = {"edge_memory.csv", "fleet-remedies.csv"}
+# From before tables had a JSON file beside them. It was kept with the commit that git names.
+ALONE = {"fleet-remedies.csv"}
 
 
 def lacking(found: dict[str, Any]) -> set[str]:
