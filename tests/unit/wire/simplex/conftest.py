@@ -1,4 +1,4 @@
-"""A handler that keeps what comes, and a link that loses what a test says."""
+"""A handler that keeps what comes, a receiver, and a link that loses what a test says."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from lossy_proxy import LossyProxy
 from smartedge.errors import RunError
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import Message, ReceivedFrame, serialise
+from smartedge.wire.simplex.receiver import SimplexReceiver
+
+KEYS = {"cam-1": bytes(range(32)), "cam-2": bytes(range(1, 33))}
 
 
 class Kept:
@@ -105,3 +108,11 @@ def frame_of(seq: int, size: int = 5000) -> Message:
     """A frame of four images with a payload of ``size`` bytes that depends on ``seq``."""
     payload = np.random.default_rng(seq).integers(0, 256, size, dtype=np.uint8).tobytes()
     return serialise(Frame(seq, EncodedBatch(np.arange(4), np.array([0, 1, 1, 0]), payload, b"")), header_of(1))
+
+
+@pytest.fixture
+def receiver(kept: Kept) -> Iterator[SimplexReceiver]:
+    listening = SimplexReceiver(kept, lambda: KEYS, "127.0.0.1", patience_s=0.2)
+    listening.start()
+    yield listening
+    listening.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.wire.simplex.conftest import Kept, frame_of, header_of
+from tests.unit.wire.simplex.conftest import KEYS, Kept, frame_of, header_of
 
 from smartedge.wire.simplex import blocks
 from smartedge.wire.simplex.blocks import CONTENT_BYTES, Block, pack_block, split_block
@@ -17,18 +17,9 @@ from smartedge.wire.simplex.receiver import SimplexReceiver
 from smartedge.wire.simplex.seal import OVERHEAD, Sealer
 from smartedge.wire.simplex.sender import SimplexLink
 
-KEYS = {"cam-1": bytes(range(32)), "cam-2": bytes(range(1, 33))}
 WAIT_S = 20.0
 
 Say = Callable[[bytes], None]
-
-
-@pytest.fixture
-def receiver(kept: Kept) -> Iterator[SimplexReceiver]:
-    listening = SimplexReceiver(kept, lambda: KEYS, "127.0.0.1", patience_s=0.2)
-    listening.start()
-    yield listening
-    listening.close()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from lossy_proxy import LossyProxy
-from tests.unit.wire.simplex.conftest import Kept, frame_of, header_of
+from tests.unit.wire.simplex.conftest import KEYS, Kept, frame_of, header_of
 
 import smartedge.wire.simplex.receiver
 from smartedge.errors import FrameError, LinkError, LogError
@@ -22,19 +22,10 @@ from smartedge.wire.simplex.receiver import SimplexReceiver
 from smartedge.wire.simplex.seal import Sealer
 from smartedge.wire.simplex.sender import SimplexLink
 
-KEYS = {"cam-1": bytes(range(32)), "cam-2": bytes(range(1, 33))}
 FAST = 1e9  # bits per second
 WAIT_S = 20.0  # longer than anything here takes; only a failing test waits so long
 
 Proxies = Callable[..., LossyProxy]
-
-
-@pytest.fixture
-def receiver(kept: Kept) -> Iterator[SimplexReceiver]:
-    listening = SimplexReceiver(kept, lambda: KEYS, "127.0.0.1", patience_s=0.2)
-    listening.start()
-    yield listening
-    listening.close()
 
 
 @pytest.fixture
