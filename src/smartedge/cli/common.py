@@ -83,7 +83,7 @@ def add_operation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--log-format",
         choices=["text", "json"],
-        help="log lines with time and level on standard error, in place of bars; text where that is no terminal",
+        help="log lines with time and level on standard error, not bars; default: text where that is no terminal",
     )
     parser.add_argument(
         "--metrics",

@@ -34,8 +34,9 @@ The second command trains nothing and needs no torch: it releases the images of 
 ('smartedge export'). The folder holds train, val and test, each with a folder per class. The cloud of such a run is
 started with the same --front. To answer single images with a published front: 'smartedge infer'.
 
-Both sides need the same settings, except for data.path, data.sensitive, data.limit, data.cache_dir,
-data.cache_bytes, adversary, run_dir, link and hardware. So the cloud need not know what is hidden, or how.
+Both sides need the same method, schedule, epochs, seed, model, train, dp and codec, and of data the same desired,
+image_size, fit, augment, mean and std. All other settings may differ. So the cloud need not know what is hidden, or
+how.
 """
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+_DAYS, _CLOUD_DAYS = 365, 730  # that certificates are valid: those of edges and brokers, and the cloud's
+
 _DESCRIPTION = """\
 Say which edges may send to a cloud. A fleet is a folder; an edge gets one file from it, its bundle.
 
@@ -28,8 +30,9 @@ Say which edges may send to a cloud. A fleet is a folder; an edge gets one file 
   $ smartedge fleet broker factory                                    # where a broker lies between (docs/broker.md)
 
 An edge is the name in its certificate, and writes to its own log only. The cloud notices a revocation within seconds,
-without a restart, and ends the edge's open streams. Whoever has a bundle can send as that edge: copy it over a safe
-way, then delete it here. docs/fleet.md says what the cloud's machine needs of the folder (not the authority's key).
+without a restart, and ends the edge's open streams. Whoever has a bundle can send as that edge: copy it over an
+encrypted connection, then delete it here. docs/fleet.md says what the cloud's machine needs of the folder (not the
+authority's key).
 """
 
 
@@ -40,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
     init = _action(actions, "init", "make a fleet: an authority, and a certificate for the cloud")
     _add_folder(init)
-    _add_days(init, "cloud's certificate", 730)
+    _add_days(init, "cloud's certificate", str(_CLOUD_DAYS), _CLOUD_DAYS)
 
     add = _action(actions, "add", "add edges, and write a bundle for each")
     _add_folder(add)
@@ -51,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         required=True,
         help="where the edges reach the cloud, or nats://HOST:PORT/STREAM/COUNT: a broker, and its number of streams",
     )
-    _add_days(add, "edges' certificates", 365)
+    _add_days(add, "edges' certificates", str(_DAYS), _DAYS)
     add.add_argument(
         "--token",
         action="store_true",
@@ -68,11 +71,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     renew.add_argument("edge", metavar="EDGE", nargs="?", help="default: the cloud's own certificate is renewed")
     renew.add_argument("--cloud", metavar="HOST:PORT", help="default: the address of the edge's last bundle")
     _add_proxy_ca(renew)
-    _add_days(renew, "new certificate", 365)
+    _add_days(renew, "new certificate", f"{_DAYS}, or {_CLOUD_DAYS} for the cloud's own")
 
     broker = _action(actions, "broker", "write settings and certificates for a broker and for ingest")
     _add_folder(broker)
-    _add_days(broker, "broker's and ingest's certificates", 365)
+    _add_days(broker, "broker's and ingest's certificates", str(_DAYS), _DAYS)
 
     listing = _action(
         actions, "list", "show until when each edge may send and the cloud's certificate is valid; check all files"
@@ -141,7 +144,8 @@ def _renew(args: argparse.Namespace) -> None:
 
     fleet = Authority(args.folder)
     if args.edge is None:
-        print(f"the cloud's certificate is valid until {_date(fleet.renew_cloud(days=args.days))}; restart the cloud")
+        until = fleet.renew_cloud(days=args.days or _CLOUD_DAYS)
+        print(f"the cloud's certificate is valid until {_date(until)}; restart the cloud")
         return
     if args.cloud is not None:
         to_broker, entry = _check_where(args.cloud), fleet.edges().get(args.edge)
@@ -150,7 +154,7 @@ def _renew(args: argparse.Namespace) -> None:
                 f"--cloud {args.cloud}: edge '{args.edge}' shows a token, and a broker knows edges by their "
                 "certificates; add the device under another name with 'smartedge fleet add', without --token"
             )
-    print(fleet.renew(args.edge, cloud=args.cloud, days=args.days, proxy_ca=args.proxy_ca))
+    print(fleet.renew(args.edge, cloud=args.cloud, days=args.days or _DAYS, proxy_ca=args.proxy_ca))
 
 
 def _broker(args: argparse.Namespace) -> None:
@@ -215,10 +219,8 @@ def _add_proxy_ca(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_days(parser: argparse.ArgumentParser, what: str, days: int) -> None:
-    parser.add_argument(
-        "--days", type=_days, default=days, help=f"how long the {what} will be valid; default: %(default)s"
-    )
+def _add_days(parser: argparse.ArgumentParser, what: str, usual: str, days: int | None = None) -> None:
+    parser.add_argument("--days", type=_days, default=days, help=f"how long the {what} will be valid; default: {usual}")
 
 
 def _days(text: str) -> int:

@@ -64,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("--source", help="a folder to watch, a video file, camera:DEVICE, or - for names of files")
     parser.add_argument("--once", action="store_true", help="read the folder of --source once, and end")
     parser.add_argument(
-        "--every", metavar="SECONDS", type=float, default=1.0, help="of a video or camera: one picture in so long (1)"
+        "--every", metavar="SECONDS", type=float, default=1.0, help="between two pictures of a video or camera (1)"
     )
     add_goal_arguments(parser, f"that of the front bundle, or {_THRESHOLD} for a run")
     parser.add_argument("--connect", metavar="HOST:PORT", help="ask the server there instead of the back in RUN")
@@ -89,13 +89,17 @@ def add_goal_arguments(parser: argparse.ArgumentParser, default: str) -> None:
         help=f"the back answers where the exit's confidence is below this; default: {default}",
     )
     goal.add_argument(
-        "--offload", metavar="SHARE", type=_percent, help="choose it so that the back answers at most so many: 10%%"
+        "--offload",
+        metavar="SHARE",
+        type=_percent,
+        help="choose the threshold so that the back answers at most this share of the images: 10%%",
     )
     goal.add_argument(
         "--lose",
         metavar="POINTS",
         type=float,
-        help="choose it so that at most so many percentage points of accuracy are lost against the back alone: 0.5",
+        help="choose the threshold so that at most so many percentage points of accuracy are lost, against a back "
+        "that answers every image: 0.5",
     )
 
 

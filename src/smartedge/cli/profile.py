@@ -51,7 +51,7 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats",
         type=int,
         default=7,
-        help="times each step is timed; three where these take a second (default: %(default)s)",
+        help="how often each step is timed (default: %(default)s); only 3 times where that takes more than a second",
     )
     parser.add_argument("--threads", type=int, help="CPU threads: short for --set hardware.threads=...")
 

@@ -32,7 +32,7 @@ Write report.html of a finished run, or compare several.
 The figure shows test images by desired and sensitive label. Beside each image are its best reconstructions, without and
 with protection, for each run. 'smartedge audit RUN' must make them first. The page shows the results of the audit too.
 
-Of a fleet's cloud, the page shows what it knows of each edge; there the command needs no file of an edge.
+In the run directory of a fleet's cloud, the page shows what the cloud knows of each edge. No file of an edge is needed.
 
 Where edge and cloud ran on two machines, 'smartedge collect' on the edge brings the cloud's part there: the report
 needs both sides. Never copy edge/ to the cloud: it holds the key of the noise and raw images.

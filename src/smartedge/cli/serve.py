@@ -19,8 +19,8 @@ _HERE = "127.0.0.1:8816"
 _CLIENTS = 64  # that are answered at the same time
 
 _DESCRIPTION = """\
-Answer 'smartedge infer --connect' with the back of a trained run. Give each edge of the run, with 'smartedge collect
---connect', what the cloud wrote about it. Runs until it is stopped.
+Let the back of a trained run answer 'smartedge infer --connect', and give each edge of the run what the cloud wrote
+about it ('smartedge collect --connect'). Runs until it is stopped.
 
   $ smartedge serve runs/faces --listen 0.0.0.0:8816
   listening on 0.0.0.0:8816; Ctrl-C stops
@@ -28,8 +28,9 @@ Answer 'smartedge infer --connect' with the back of a trained run. Give each edg
 RUN is the run directory in which 'smartedge cloud' or 'smartedge train' has finished. On another machine, its folders
 cloud/ and shared/ are enough; the edge writes shared/. Nothing else of the edge's run directory may travel: edge/,
 results.json, report.html, metrics.jsonl, tensorboard/ and audit/ come from images and labels.
-Who may ask: the edges of --fleet; or who shows the token and certificates of the run's settings (link.*), in its
-config.yaml where that is there.
+
+The edges of --fleet may ask. Without --fleet, those may ask that show the token and certificates that the run's
+config.yaml names (link.*). Where it names none, only this machine may ask.
 """
 
 

@@ -36,6 +36,8 @@ def test_a_fleet_from_its_beginning_to_a_revocation(tmp_path: Path, capsys: pyte
     before = (tmp_path / "factory" / "cloud.pem").read_bytes()
     assert main(["fleet", "renew", folder]) == 0
     assert (tmp_path / "factory" / "cloud.pem").read_bytes() != before
+    assert main(["fleet", "list", folder]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == cloud  # as long as the first one
     assert main(["fleet", "renew", folder, "door", "--cloud", "other.example:1"]) == 0
     assert json.loads(bundles[0].read_text())["cloud"] == "other.example:1"
 
