@@ -10,6 +10,10 @@ A fleet is a folder::
     simplex.json     secret: keys of the one-way link, for the cloud
     changing.lock    empty: held while somebody adds, renews or revokes
     bundles/         one bundle per edge, to be copied there and then deleted here
+    being-made       empty: there until the folder is whole, so that a command that was stopped can be repeated
+
+Who is admitted is written last, and who is not any more first. So a command that was stopped midway has either done its
+work or can be repeated.
 
 Keys are of the curve P-256 and certificates of X.509 version 3, signed with SHA-256. A certificate of an edge is for
 TLS clients only and that of the cloud for TLS servers only, so that none can pass for the other. The edge's name is the
@@ -19,36 +23,39 @@ common name of its certificate.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from smartedge.artifacts.fleet import Bundle, EdgeEntry, EdgeRegister, Issued, SimplexKeys
 from smartedge.errors import FleetError
-from smartedge.files import disk_error, private_folder, refuse_if_others_can_read
+from smartedge.files import PRIVATE, disk_error, private_folder, refuse_if_others_can_read, sync_folder
 from smartedge.fleet.certificates import (
+    AUTHORITY,
+    AUTHORITY_KEY,
     SERVER_NAME,
-    Signed,
-    builder_of,
+    authority_certificate,
+    issue,
+    read_member,
     require_cryptography,
     self_signed,
-    signed,
     valid_until,
 )
-from smartedge.fleet.guarded import read_guarded, write_guarded
+from smartedge.fleet.guarded import write_guarded
 from smartedge.fleet.register import REGISTER, SIMPLEX_KEYS
 from smartedge.fleet.signing import make_signing_key
-from smartedge.locks import lock, open_lock
+from smartedge.locks import holding
 from smartedge.types import EDGE_NAME
 from smartedge.wire.simplex.seal import KEY_BYTES
 
 __all__ = ["Authority", "check_names"]
 
 _AUTHORITY_DAYS = 3650
+_LOCK, _BEING_MADE = "changing.lock", "being-made"
+_NAMED = 20  # edges in a message, at most
 
 
 class Authority:
@@ -63,9 +70,10 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._key_file = folder / "authority.key"
+        if (folder / _BEING_MADE).exists():
+            raise FleetError(f"{folder}: 'smartedge fleet init' was stopped before the fleet was whole; run it again")
         EdgeRegister.read(folder / REGISTER)
-        for name in ("authority.key", "cloud.key"):
+        for name in (AUTHORITY_KEY, "cloud.key"):
             if (folder / name).exists():
                 refuse_if_others_can_read(folder / name, FleetError, "a fleet's key")
 
@@ -74,35 +82,37 @@ class Authority:
         """Make a fleet without edges.
 
         Args:
-            folder: made, with its parents; it must be empty or not there.
+            folder: made, with its parents; it must be empty or not there, or left by a call that was stopped.
             days: how long the cloud's certificate is valid.
 
         Raises:
-            FleetError: the folder is not empty, or ``cryptography`` is not installed.
+            FleetError: the folder is not empty, the disk does not take it, or ``cryptography`` is not installed.
         """
         require_cryptography()
+        unfinished = folder / _BEING_MADE
         try:
-            if folder.exists() and any(folder.iterdir()):
-                raise FleetError(f"{folder}: is not empty; choose a new folder for the fleet")
+            _refuse_if_in_use(folder)
             private_folder(folder)
+            with holding(folder / _LOCK):
+                _refuse_if_in_use(folder)
+                unfinished.touch(PRIVATE)  # no temporary file comes before it
+                sync_folder(folder)
+                own = self_signed("smartedge fleet", _AUTHORITY_DAYS)
+                write_guarded(folder / AUTHORITY_KEY, own.key)
+                write_guarded(folder / AUTHORITY, own.pem)
+                make_signing_key(folder)
+                EdgeRegister(edges={}).write(folder / REGISTER)
+                _renew_cloud(folder, days)
+                unfinished.unlink()
+                sync_folder(folder)
         except OSError as error:
-            raise FleetError(f"{folder}: the fleet's folder cannot be made ({error.strerror})") from error
-        own = self_signed("smartedge fleet", _AUTHORITY_DAYS)
-        write_guarded(folder / "authority.key", own.key)
-        write_guarded(folder / "authority.pem", own.pem)
-        make_signing_key(folder)
-        EdgeRegister(edges={}).write(folder / REGISTER)
-        made = cls(folder)
-        made.renew_cloud(days=days)
-        return made
+            raise FleetError(f"{folder}: the fleet cannot be made: {disk_error(error)}") from error
+        return cls(folder)
 
     def renew_cloud(self, *, days: int) -> datetime:
         """Make the cloud a new key and certificate. Returns until when it is valid."""
         with self._alone():
-            signed = self._sign("cloud", days, server=True)
-            write_guarded(self.folder / "cloud.key", signed.key)
-            write_guarded(self.folder / "cloud.pem", signed.pem)
-        return signed.until
+            return _renew_cloud(self.folder, days)
 
     def add(self, edges: Sequence[str], *, cloud: str, days: int) -> list[Path]:
         """Add edges that show a certificate; returns the files of their bundles.
@@ -188,7 +198,7 @@ class Authority:
         Raises:
             FleetError: the authority's key is not there.
         """
-        signed = self._sign(name, days, server=server)
+        signed = issue(self.folder, name, days, server=server)
         return signed.pem, signed.key
 
     def certificate(self) -> str:
@@ -197,7 +207,7 @@ class Authority:
         Raises:
             FleetError: it cannot be read, or is damaged.
         """
-        return _read(self.folder / "authority.pem", "restore it from a copy; each bundle of an edge holds one, too")
+        return authority_certificate(self.folder)
 
     def cloud_until(self) -> datetime | None:
         """Until when the cloud's certificate is valid; None: it is not here, or ``cryptography`` is not installed.
@@ -208,7 +218,7 @@ class Authority:
         path = self.folder / "cloud.pem"
         if not path.exists():
             return None
-        return valid_until(_read(path, "make a new one with 'smartedge fleet renew DIR'").encode())
+        return valid_until(read_member(path, "make a new one with 'smartedge fleet renew DIR'").encode())
 
     def check(self) -> None:
         """Read every file of the folder that is there.
@@ -217,7 +227,7 @@ class Authority:
             FleetError: one is damaged.
         """
         for path in sorted([*self.folder.glob("*.pem"), *self.folder.glob("*.key"), *self.folder.glob("*.pub")]):
-            _read(path, "restore it from a copy")
+            read_member(path, "restore it from a copy")
         SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
         for path in sorted((self.folder / "bundles").glob("*.bundle")):
             Bundle.read(path)
@@ -228,16 +238,19 @@ class Authority:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else changes the fleet in the block: whoever began with an older register would undo a revocation."""
+        """Nobody else changes the fleet in the block: whoever began with an older register would undo a revocation.
+
+        Raises:
+            FleetError: the disk does not take what the block writes.
+        """
         try:
-            file = open_lock(self.folder / "changing.lock")
+            with holding(self.folder / _LOCK):
+                yield
         except OSError as error:
-            raise FleetError(f"{self.folder}: the fleet cannot be changed: {disk_error(error)}") from error
-        try:
-            lock(file)
-            yield
-        finally:
-            os.close(file)
+            raise FleetError(
+                f"{error.filename or self.folder}: cannot be written: {disk_error(error)}; then run the same command "
+                "again"
+            ) from error
 
     # -- one edge
 
@@ -250,60 +263,60 @@ class Authority:
                 raise FleetError(f"{error}, and give --cloud HOST:PORT, since its address cannot be read") from error
             return None
 
-    def _check_secrets(self) -> None:
-        """Raise where a bundle could not be written: before the register says that the edge has one."""
-        make_signing_key(self.folder)
-        SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)
-
     def _issue(self, edges: Sequence[str], cloud: str, days: int) -> list[Path]:
-        """Make certificates and write them into the register, all at once; then write the bundles."""
-        self._check_secrets()
+        """Make certificates and bundles, and write them."""
         now, known, authority = datetime.now(timezone.utc), self.edges(), self.certificate()
-        entries, bundles = {}, []
+        entries, bundles, bundle = {}, [], self._maker()
         for edge in edges:
-            signed = self._sign(edge, days, server=False)
+            signed = issue(self.folder, edge, days, server=False)
             entry = known.get(edge) or EdgeEntry(shows="certificate", added=now)
             kept = tuple(issued for issued in entry.certificates if issued.until > now)
             issued = Issued(serial=f"{signed.certificate.serial_number:x}", until=signed.until, revoked=False)
             entries[edge] = entry.model_copy(update={"certificates": (*kept, issued)})
             shown = {"server_name": SERVER_NAME, "certificate": signed.pem, "key": signed.key}
-            bundles.append(self._bundle(edge, cloud, signed.until, authority, **shown))
-        self._put(entries)
-        return self._write_bundles(bundles)
+            bundles.append(bundle(edge, cloud, signed.until, authority, **shown))
+        return self._admit(entries, bundles)
 
     def _issue_tokens(self, edges: Sequence[str], cloud: str, days: int, ca: str | None) -> list[Path]:
         """As :meth:`_issue`, with tokens."""
-        self._check_secrets()
         now, known = datetime.now(timezone.utc), self.edges()
         until = now + timedelta(days=days)
-        entries, bundles = {}, []
+        entries, bundles, bundle = {}, [], self._maker()
         for edge in edges:
             token = f"{edge}.{secrets.token_urlsafe(32)}"
             entry = known.get(edge) or EdgeEntry(shows="token", added=now)
             digest = hashlib.sha256(token.encode()).hexdigest()
             entries[edge] = entry.model_copy(update={"token_sha256": digest, "token_until": until})
-            bundles.append(self._bundle(edge, cloud, until, ca, token=token))
-        self._put(entries)
-        return self._write_bundles(bundles)
+            bundles.append(bundle(edge, cloud, until, ca, token=token))
+        return self._admit(entries, bundles)
 
-    def _bundle(self, edge: str, cloud: str, until: datetime, authority: str | None, **shown: str) -> Bundle:
-        """A bundle with a new key of the one-way link. ``shown`` is what the edge shows: a certificate or a token."""
-        nothing = dict.fromkeys(("server_name", "certificate", "key", "token"))
-        return Bundle(
-            edge=edge,
-            cloud=cloud,
-            authority=authority,
-            until=until,
-            simplex_key=secrets.token_hex(KEY_BYTES),
-            front_key=make_signing_key(self.folder),
-            **(nothing | shown),
-        )
+    def _maker(self) -> Callable[..., Bundle]:
+        """Makes bundles, each with a new key of the one-way link."""
+        front_key = make_signing_key(self.folder)
 
-    def _write_bundles(self, bundles: Sequence[Bundle]) -> list[Path]:
+        def make(edge: str, cloud: str, until: datetime, authority: str | None, **shown: str) -> Bundle:
+            """``shown`` is what the edge shows: a certificate or a token."""
+            nothing = dict.fromkeys(("server_name", "certificate", "key", "token"))
+            return Bundle(
+                edge=edge,
+                cloud=cloud,
+                authority=authority,
+                until=until,
+                simplex_key=secrets.token_hex(KEY_BYTES),
+                front_key=front_key,
+                **(nothing | shown),
+            )
+
+        return make
+
+    def _admit(self, entries: Mapping[str, EdgeEntry], bundles: Sequence[Bundle]) -> list[Path]:
+        """Write the bundles; then write all of them into the register at once."""
+        SimplexKeys.read_if_there(self.folder / SIMPLEX_KEYS)  # a damaged one is found before anything is written
         private_folder(self.folder / "bundles")
-        self._put_simplex_keys({bundle.edge: bundle.simplex_key for bundle in bundles})
         for bundle in bundles:
             bundle.write(self._bundle_file(bundle.edge))
+        self._put_simplex_keys({bundle.edge: bundle.simplex_key for bundle in bundles})
+        self._put(entries)
         return [self._bundle_file(bundle.edge) for bundle in bundles]
 
     def _bundle_file(self, edge: str) -> Path:
@@ -321,8 +334,9 @@ class Authority:
     def _entry(self, edge: str) -> EdgeEntry:
         known = self.edges()
         if edge not in known:
-            names = ", ".join(sorted(known)) or "none yet"
-            raise FleetError(f"{self.folder}: there is no edge '{edge}'; its edges: {names}")
+            names = ", ".join(sorted(known)[:_NAMED]) or "none yet"
+            more = f" and {len(known) - _NAMED} more ('smartedge fleet list')" if len(known) > _NAMED else ""
+            raise FleetError(f"{self.folder}: there is no edge '{edge}'; its edges: {names}{more}")
         return known[edge]
 
     def _put(self, entries: Mapping[str, EdgeEntry]) -> None:
@@ -334,36 +348,6 @@ class Authority:
         keys = {**(known.keys if known else {}), **changed}
         SimplexKeys(keys={edge: key for edge, key in keys.items() if key is not None}).write(self.folder / SIMPLEX_KEYS)
 
-    # -- certificates
-
-    def _sign(self, name: str, days: int, *, server: bool) -> Signed:
-        require_cryptography()
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509.oid import ExtendedKeyUsageOID
-
-        try:
-            key_pem = read_guarded(self._key_file, "restore it from a copy")
-            signer = serialization.load_pem_private_key(key_pem.encode(), password=None)
-            authority = x509.load_pem_x509_certificate(self.certificate().encode())
-        except (OSError, ValueError) as error:
-            raise FleetError(
-                f"{self._key_file}: cannot be used ({error}); run this where the fleet was made, or restore the key"
-            ) from error
-        assert isinstance(signer, ec.EllipticCurvePrivateKey)
-        key = ec.generate_private_key(ec.SECP256R1())
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = (
-            builder_of(name, authority.subject, key, days)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-        )
-        if server:
-            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
-        return signed(builder.sign(signer, hashes.SHA256()), key)
-
 
 def check_names(edges: Sequence[str]) -> None:
     """Refuse names that cannot be an edge's.
@@ -371,14 +355,30 @@ def check_names(edges: Sequence[str]) -> None:
     Raises:
         FleetError: a name has another form, or is given twice.
     """
+    seen = set[str]()
     for edge in edges:
         if not re.fullmatch(EDGE_NAME, edge):
             raise FleetError(
                 f"edge {edge!r}: a name has 1 to 63 small letters, digits, '-' and '_', and begins with a letter or a "
                 "digit; it becomes the name of a folder"
             )
-        if list(edges).count(edge) > 1:
+        if edge in seen:
             raise FleetError(f"edge '{edge}': is given twice")
+        seen.add(edge)
+
+
+def _refuse_if_in_use(folder: Path) -> None:
+    """Refuse a folder that holds something, unless it was left by an ``init`` that was stopped."""
+    found = {entry.name for entry in folder.iterdir()} if folder.exists() else set()
+    if found - {_LOCK} and _BEING_MADE not in found:
+        raise FleetError(f"{folder}: is not empty; choose a new folder for the fleet")
+
+
+def _renew_cloud(folder: Path, days: int) -> datetime:
+    signed = issue(folder, "cloud", days, server=True)
+    write_guarded(folder / "cloud.key", signed.key)
+    write_guarded(folder / "cloud.pem", signed.pem)
+    return signed.until
 
 
 def _text(path: Path) -> str:
@@ -386,11 +386,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise FleetError(f"{path}: cannot be read ({error})") from error
-
-
-def _read(path: Path, remedy: str) -> str:
-    """A guarded file of the fleet's folder. Raises FleetError where it cannot be read, or is damaged."""
-    try:
-        return read_guarded(path, remedy)
-    except OSError as error:
-        raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error

@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from smartedge.errors import FleetError
 from smartedge.extras import how_to_install
+from smartedge.files import disk_error
+from smartedge.fleet.guarded import read_guarded
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.x509 import Certificate
 
-__all__ = ["SERVER_NAME", "Signed", "builder_of", "require_cryptography", "self_signed", "signed", "valid_until"]
+__all__ = [
+    "AUTHORITY",
+    "AUTHORITY_KEY",
+    "SERVER_NAME",
+    "Signed",
+    "authority_certificate",
+    "issue",
+    "read_member",
+    "require_cryptography",
+    "self_signed",
+    "valid_until",
+]
 
+AUTHORITY, AUTHORITY_KEY = "authority.pem", "authority.key"  # in a fleet's folder
 SERVER_NAME = "cloud.smartedge.internal"  # in the cloud's and the broker's certificates, wherever they are reached
 _EARLIER = timedelta(hours=1)  # certificates are valid since then: devices' clocks differ
 
@@ -53,7 +68,9 @@ def require_cryptography() -> None:
         ) from error
 
 
-def builder_of(name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+def _builder_of(
+    name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
     """A certificate without its extensions; without an issuer it is its own."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
@@ -84,14 +101,14 @@ def self_signed(name: str, days: int) -> Signed:
     )
     usage |= {"key_cert_sign": True, "crl_sign": True, "encipher_only": False, "decipher_only": False}
     builder = (
-        builder_of(name, None, key, days)
+        _builder_of(name, None, key, days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(x509.KeyUsage(**usage), critical=True)
     )
-    return signed(builder.sign(key, hashes.SHA256()), key)
+    return _signed(builder.sign(key, hashes.SHA256()), key)
 
 
-def signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> Signed:
+def _signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> Signed:
     """A certificate and its key as texts."""
     from cryptography.hazmat.primitives import serialization
 
@@ -99,3 +116,58 @@ def signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> Signed:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Signed(certificate, certificate.public_bytes(serialization.Encoding.PEM).decode(), private.decode())
+
+
+def issue(folder: Path, name: str, days: int, *, server: bool) -> Signed:
+    """A certificate of the authority in a fleet's folder, for a TLS server or a client.
+
+    Raises:
+        FleetError: the authority's key or certificate is not there or damaged, or ``cryptography`` is not installed.
+    """
+    require_cryptography()
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    try:
+        key_pem = read_guarded(folder / AUTHORITY_KEY, "restore it from a copy")
+        signer = serialization.load_pem_private_key(key_pem.encode(), password=None)
+        authority = x509.load_pem_x509_certificate(authority_certificate(folder).encode())
+    except (OSError, ValueError) as error:
+        raise FleetError(
+            f"{folder / AUTHORITY_KEY}: cannot be used ({error}); run this where the fleet was made, or restore the key"
+        ) from error
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
+    builder = (
+        _builder_of(name, authority.subject, key, days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+    )
+    if server:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), critical=False)
+    return _signed(builder.sign(signer, hashes.SHA256()), key)
+
+
+def authority_certificate(folder: Path) -> str:
+    """The authority's certificate, PEM.
+
+    Raises:
+        FleetError: it cannot be read, or is damaged.
+    """
+    return read_member(folder / AUTHORITY, "restore it from a copy; each bundle of an edge holds one, too")
+
+
+def read_member(path: Path, remedy: str) -> str:
+    """A certificate or key of the fleet's folder.
+
+    Raises:
+        FleetError: it cannot be read, or is damaged.
+    """
+    try:
+        return read_guarded(path, remedy)
+    except OSError as error:
+        raise FleetError(f"{path}: cannot be read: {disk_error(error)}") from error

@@ -7,7 +7,7 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -102,22 +102,16 @@ class Register:
         Raises:
             LinkError: the register cannot be read at the moment.
         """
-        entry = self._register.now().edges.get(edge)
-        if entry is None:
-            return f"edge '{edge}' is not of this fleet; the fleet's owner adds it with 'smartedge fleet add'"
-        now = datetime.now(timezone.utc)
-        if entry.shows == "token":
-            valid = entry.token_until is not None and entry.token_until > now
-            return None if valid else f"the token of edge '{edge}' was revoked or has expired; renew its bundle"
-        issued = [each for each in entry.certificates if serial is None or each.serial == f"{serial:x}"]
-        if any(not each.revoked and each.until > now for each in issued):
-            return None
-        if not issued:
-            return f"the certificate of edge '{edge}' is not in the fleet's register; renew its bundle"
-        why = "was revoked" if all(each.revoked for each in issued) else "has expired"
-        return (
-            f"the certificate of edge '{edge}' {why}; the fleet's owner makes a new bundle with 'smartedge fleet renew'"
-        )
+        return _refusal(self._register.now(), edge, serial, datetime.now(timezone.utc))
+
+    def admitted(self, edges: Iterable[str]) -> set[str]:
+        """Those of the edges that may send now, as :meth:`refusal` without a serial number says.
+
+        Raises:
+            LinkError: the register cannot be read at the moment.
+        """
+        register, now = self._register.now(), datetime.now(timezone.utc)
+        return {edge for edge in edges if _refusal(register, edge, None, now) is None}
 
     def edge_of(self, token: str) -> str | None:
         """The edge that a token belongs to and that may send now; None: it admits nobody.
@@ -154,12 +148,30 @@ class SimplexRegister:
     def keys(self) -> dict[str, bytes]:
         """Name of an edge → its key, now. Empty where a file cannot be read for longer than a minute."""
         try:
-            return {edge: key for edge, key in self._keys.now().items() if self._register.refusal(edge) is None}
+            keys = self._keys.now()
+            admitted = self._register.admitted(keys)
+            return {edge: key for edge, key in keys.items() if edge in admitted}
         except LinkError as error:
             if str(error) != self._told:
                 self._told = str(error)
                 _log.error("no datagram is taken: %s", error)
             return {}
+
+
+def _refusal(register: EdgeRegister, edge: str, serial: int | None, now: datetime) -> str | None:
+    entry = register.edges.get(edge)
+    if entry is None:
+        return f"edge '{edge}' is not of this fleet; the fleet's owner adds it with 'smartedge fleet add'"
+    if entry.shows == "token":
+        valid = entry.token_until is not None and entry.token_until > now
+        return None if valid else f"the token of edge '{edge}' was revoked or has expired; renew its bundle"
+    issued = [each for each in entry.certificates if serial is None or each.serial == f"{serial:x}"]
+    if any(not each.revoked and each.until > now for each in issued):
+        return None
+    if not issued:
+        return f"the certificate of edge '{edge}' is not in the fleet's register; renew its bundle"
+    why = "was revoked" if all(each.revoked for each in issued) else "has expired"
+    return f"the certificate of edge '{edge}' {why}; the fleet's owner makes a new bundle with 'smartedge fleet renew'"
 
 
 def _read_keys(path: Path) -> dict[str, bytes]:
