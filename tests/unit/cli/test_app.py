@@ -289,11 +289,12 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    assert app.main(["fleet", "init", str(tmp_path / "fleet")]) == 0
     with monkeypatch.context() as disk:
         disk.setattr("smartedge.files.os.fsync", full)
-        assert app.main(["fleet", "init", str(tmp_path / "fleet")]) == 8
+        assert app.main(["fleet", "broker", str(tmp_path / "fleet")]) == 8
     said = capsys.readouterr().err
-    assert said.startswith(f"error [SE-LOG]: {tmp_path}/fleet/authority.key: the disk is full: free space on it")
+    assert said.startswith(f"error [SE-LOG]: {tmp_path}/fleet/broker/server.key: the disk is full: free space on it")
 
 
 def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
