@@ -168,8 +168,8 @@ class BytesPerImage(Part):
     up: float = Field(description="bytes of the training frames ÷ images in them, every release counted")
     down: float = Field(description="the same for the way back")
     source: str | None = Field(
-        description="where bytes were counted: `kernel tcp_info` (at the socket) or `payload` (Arrow messages: there "
-        "is no socket, or the system does not count); null: nothing sent"
+        description="where bytes were counted: `kernel tcp_info` (at the socket) or `payload` (frames and stream "
+        "headers alone: there is no socket, or the system does not count); null: nothing sent"
     )
     reference: ReferenceBytes
 

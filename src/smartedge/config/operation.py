@@ -15,11 +15,11 @@ __all__ = ["CloudConfig", "FleetConfig", "HardwareConfig", "LinkConfig", "SpoolC
 
 
 class LinkConfig(Section):
-    """The connection between the two processes. Its kind is said by the cloud's address, where the edge is started."""
+    """The connection between edge and cloud. The address that the edge connects to says of which kind it is."""
 
     queue_frames: int = Field(8, ge=1, le=1024, description="frames that may wait for the link before the edge waits")
     max_lead_frames: int = Field(
-        4096, ge=1, description="frames the log may be ahead of the training in the cloud's own process"
+        4096, ge=1, description="frames by which the log may be ahead of training in the cloud's own process"
     )
     connect_timeout: float = Field(30.0, gt=0, description="seconds that one attempt to reach the cloud may take")
     token_file: Path | None = Field(None, description="a file; its first line is the token, the same on both sides")
@@ -66,11 +66,15 @@ class FleetConfig(Section):
     deadline: float | None = Field(
         None,
         gt=0,
-        description="hours after the cloud's first start at which it goes on with what has come; a resumed cloud "
-        "keeps its deadline; default: none",
+        description="hours after the cloud's first start; then it takes in nothing more, and trains with what has "
+        "come. A resumed cloud keeps its deadline. Default: none",
     )
     mix: int = Field(
-        8, ge=1, le=256, description="frames, of different edges where possible, that are mixed into as many steps"
+        8,
+        ge=1,
+        le=256,
+        description="frames, of different edges where possible, whose images are shuffled together and learned from in "
+        "as many steps",
     )
     patience: float = Field(
         5.0, gt=0, description="seconds that the cloud waits for an edge that has nothing to give, before it goes on"
@@ -78,15 +82,15 @@ class FleetConfig(Section):
     farewell: float = Field(
         1.0,
         ge=0,
-        description="hours that a cloud that has done its work stays for an edge that may not know that everything "
-        "arrived: one that was killed, and is started again; the results are written before",
+        description="hours for which a cloud that is done waits for edges that were killed before they heard that "
+        "everything arrived; the results are written before",
     )
     max_influence: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="share of an ordinary edge that an outlier keeps, by its training loss; 0: it is left out; "
-        "default: outliers are reported only. Not with schedule 'freeze-and-log'",
+        description="share of the images that is learned from where an edge's training loss is an outlier; 0: none; "
+        "default: all, and outliers are reported. Not with schedule 'freeze-and-log'",
     )
 
 

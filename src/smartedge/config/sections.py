@@ -113,11 +113,13 @@ class DataConfig(Section):
     )
     mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(
         None,
-        description="of the pixels' values in [0, 1], one number for each channel: subtracted; default: 0.5, or that "
+        description="subtracted from the pixels' values in [0, 1], one number for each channel; default: 0.5, or that "
         "of pretrained weights",
     )
     std: tuple[Annotated[float, Field(ge=0.001, le=1)], ...] | None = Field(
-        None, description="one number for each channel: the differences are divided by it; default: 0.25, as for mean"
+        None,
+        description="what remains is divided by it, one number for each channel; default: 0.25, or that of pretrained "
+        "weights",
     )
     limit: dict[Literal["train", "val", "test"], PositiveInt] = Field(
         default_factory=dict,
@@ -178,7 +180,8 @@ class ModelConfig(Section):
         "resnet18", description="a torchvision or timm name, 'hf_hub:USER/NAME', or 'package.module:factory'"
     )
     args: dict[str, JsonValue] = Field(
-        default_factory=dict, description="further arguments for whoever builds it, e.g. {drop_path_rate: 0.1}"
+        default_factory=dict,
+        description="further arguments of the function that builds the network, e.g. {drop_path_rate: 0.1}",
     )
     weights: Annotated[str, BeforeValidator(_weights)] | None = Field(
         None,
@@ -245,8 +248,8 @@ class TrainConfig(Section):
     clip_grad_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this norm")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         "float32",
-        description="bfloat16: autocast; faster on recent processors and GPUs. auto: 'smartedge train' measures two "
-        "seconds long, and writes what it chose into the run's config.yaml; two such runs may differ",
+        description="bfloat16: autocast; faster on recent processors and GPUs. auto: 'smartedge train' measures for "
+        "two seconds, and writes what it chose into the run's config.yaml; two such runs may differ",
     )
     channels_last: bool | Literal["auto"] = Field(
         False,
@@ -283,7 +286,7 @@ class AdversaryConfig(Section):
         0.0,
         ge=0,
         description="weight of a penalty on what the best possible attacker reads of earlier features through the "
-        "noise, among images of the same desired label; needs noise (dp.mechanism) and no exits",
+        "noise, among images of the same desired label; it needs noise (dp.mechanism), and does without exits",
     )
     steps: PositiveInt = Field(3, description="steps of the adversarial exits per step of the front")
     lr: float = Field(1e-3, gt=0, description="learning rate of the adversarial exits (constant)")
@@ -344,8 +347,8 @@ class CodecConfig(Section):
         None,
         ge=FEWEST_BYTES,
         le=999_999,
-        description="for codec.name learned: no frame takes more bytes than this for an image, on average (ids, labels "
-        "and headers apart: about 6 more). The front is trained to need no more; where it does, levels are coarser",
+        description="for codec.name learned: bytes that an image takes at most, as a mean over its frame. Ids, labels "
+        "and headers take about 6 more. The front is trained to need no more; where it needs more, levels are coarser",
     )
 
     reference: Literal["previous"] | None = Field(

@@ -163,9 +163,9 @@ class Spool:
         while (reason := self._log.full_for(size)) is not None:
             if self._when_full == "stop":
                 raise LogError(
-                    f"{self.folder}: {what}: the spool is full ({reason}), since the cloud has not confirmed "
-                    f"{self.waiting_frames} frames; do so, or let the edge wait (spool.when_full: block), and continue "
-                    "with --resume"
+                    f"{self.folder}: {what}: the spool is full ({reason}), and the cloud has not confirmed "
+                    f"{self.waiting_frames} frames in it. Make room, or let the edge wait (spool.when_full: block); "
+                    "continue with --resume"
                 )
             if not self.waiting_frames:
                 raise LogError(

@@ -31,7 +31,7 @@ tls {
   cert_file: "server.pem"
   key_file: "server.key"
   ca_file: "authority.pem"
-  verify_and_map: true     # who connects is the user of his certificate's name
+  verify_and_map: true     # the name in a client's certificate is its user
   handshake_first: true    # nothing is said in clear
 }
 authorization {

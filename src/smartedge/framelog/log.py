@@ -286,8 +286,8 @@ class FrameLog(OpenLog):
         """Refuse before the disk is full, or the log's limit is exceeded."""
         if (reason := self.full_for(body)) is not None:
             raise LogError(
-                f"{self.folder}: edge {self.edge!r}, {what}: {reason}; the run goes on then, where it has ended with "
-                "--resume"
+                f"{self.folder}: edge {self.edge!r}, {what}: {reason}. Then the run goes on; where it has ended, "
+                "continue it with --resume"
             )
 
     # -- cutting

@@ -127,7 +127,7 @@ def datagrams_for(symbols: int, loss: float) -> int:
     + 2 arrive with a probability of at most 1e-6.
     """
     if not 0 <= loss < 1:
-        raise LinkError(f"simplex.loss: must be at least 0 and below 1, got {loss}")
+        raise LinkError(f"link.simplex_loss: must be at least 0 and below 1, got {loss}")
     need = symbols + _SPARE
     low, high = need, need
     while _fewer_arrive(need, high, loss) > _FAILURE:
