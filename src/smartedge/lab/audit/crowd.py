@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 Sees = Literal["release", "label", "both"]  # of an image: its release, its true desired label
 
 _COMPONENTS = 256  # principal components, at most
+_LEAST_DEVIATION = 1e-30  # where all are constant
 _SAMPLE = 3000  # releases from which they are computed
 
 
@@ -60,7 +61,8 @@ class Columns:
         some = np.random.default_rng(0).permutation(len(raw_MD))[:_SAMPLE]
         sample_MD = raw_MD[some].astype(np.float64)
         deviation_D = sample_MD.std(axis=0)
-        self._mean_D, self._scale_D = sample_MD.mean(axis=0), 1 / (deviation_D + 1e-3 * deviation_D.mean() + 1e-9)
+        least = max(1e-3 * deviation_D.mean(), _LEAST_DEVIATION)
+        self._mean_D, self._scale_D = sample_MD.mean(axis=0), 1 / (deviation_D + least)
         self._basis_DE: Floats | None = None
         if raw_MD.shape[1] > _COMPONENTS:
             centred_MD = (sample_MD - self._mean_D) * self._scale_D

@@ -30,6 +30,7 @@ _CLIP_NORM = 5.0
 _FEWEST_STEPS = 200  # with few images an epoch is short, so more epochs are trained
 _FEWEST_EPOCHS = 3  # an attacker with fewer epochs is not tried
 _TIMED_STEPS = 6
+_LEAST_DEVIATION = 1e-30  # of a column: its inverse is a float32
 _READING = 1 / 3  # time to read a batch, in units of a training step
 
 Floats = NDArray[np.float64]
@@ -43,8 +44,10 @@ class Standardise(nn.Module):
 
     def __init__(self, sample_ND: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean_D", sample_ND.mean(dim=0))
-        self.register_buffer("scale_D", 1 / (sample_ND.std(dim=0) + 1e-3 * sample_ND.std() + 1e-6))
+        sample_ND = sample_ND.double()  # squares of small and large numbers are beyond float32
+        least = max(1e-3 * float(sample_ND.std()), _LEAST_DEVIATION)
+        self.register_buffer("mean_D", sample_ND.mean(dim=0).float())
+        self.register_buffer("scale_D", (1 / (sample_ND.std(dim=0) + least)).float())
 
     def forward(self, columns_BD: Tensor) -> Tensor:
         """Standardise."""

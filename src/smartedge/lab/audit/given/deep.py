@@ -12,6 +12,7 @@ from smartedge.models.layout import Layout, as_channels_first, is_map, map_size
 
 __all__ = ["deep_network"]
 
+_TINY = 1e-30  # beside the variance of features, which may be of any scale
 _VECTOR_WIDTH, _VECTOR_BLOCKS = 512, 4
 _MAP_WIDTHS = (64, 128, 256)
 _TOKEN_WIDTH, _TOKEN_BLOCKS, _TOKEN_HEADS = 128, 3, 4
@@ -30,7 +31,8 @@ class _VectorNetwork(nn.Module):
     def __init__(self, numbers: int, outputs: int) -> None:
         super().__init__()
         width = _VECTOR_WIDTH
-        self.enter = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(numbers, affine=False), nn.Linear(numbers, width))
+        alike = nn.BatchNorm1d(numbers, eps=_TINY, affine=False)
+        self.enter = nn.Sequential(nn.Flatten(), alike, nn.Linear(numbers, width))
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(0.1), nn.Linear(width, width)
@@ -74,7 +76,7 @@ class _MapNetwork(nn.Module):
         self.layout = layout
         channels, height, width = map_size(feature_shape, layout)
         side = min(height, width)
-        blocks: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
+        blocks: list[nn.Module] = [nn.BatchNorm2d(channels, eps=_TINY, affine=False)]
         for wide in _MAP_WIDTHS:
             stride = 2 if side > 4 else 1
             blocks += [_Block(channels, wide, stride), _Block(wide, wide, 1)]
@@ -92,7 +94,7 @@ class _TokenNetwork(nn.Module):
     def __init__(self, feature_shape: tuple[int, ...], outputs: int) -> None:
         super().__init__()
         tokens, width = feature_shape
-        self.enter = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, _TOKEN_WIDTH))
+        self.enter = nn.Sequential(nn.LayerNorm(width, eps=_TINY), nn.Linear(width, _TOKEN_WIDTH))
         self.places = nn.Parameter(0.02 * torch.randn(tokens, _TOKEN_WIDTH))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(

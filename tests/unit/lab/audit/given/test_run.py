@@ -56,6 +56,24 @@ def test_what_is_there_is_read_and_what_is_not_is_not() -> None:
     assert best(audited(faces(0.0), attacks=("trees",))) < 0.62
 
 
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e30])
+def test_features_of_any_scale_are_read(scale: float) -> None:
+    """The column with the secret may also be far smaller than others, and a number may be constant."""
+    given = faces(1.0)
+    numbers = given["features"][:, :3]
+    given["features"] = np.concatenate([scale * numbers, np.full((COUNT, 1), 3.0)], axis=1)
+    assert best(audited(given, attacks=("linear",))) > 0.99
+    if scale < 1:
+        given["features"] = np.concatenate([numbers * [1.0, scale, 1.0], 1e30 * numbers[:, :1]], axis=1)
+        assert best(audited(given, attacks=("linear",))) > 0.99
+
+
+def test_noise_of_any_scale_hides_no_more_than_it_covers() -> None:
+    given = faces(1.0)
+    given["features"] = 1e-9 * given["features"]
+    assert best(audited(given, attacks=("linear",), noise="gaussian:sigma=1e-10,clip=1e-8")) > 0.99
+
+
 def test_noise_hides_and_the_certificate_holds() -> None:
     """±0.2 under noise of 0.4, with ±0.1 of its own: the best test reads Φ(0.2 / 0.412) = 68.6 %."""
     found = audited(faces(0.2), noise="gaussian:sigma=0.4,clip=1")
@@ -174,10 +192,11 @@ def test_arrays_go_with_an_array_only(tmp_path: Path) -> None:
         audited(faces(1.0), attributes=("glasses",))
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
 @pytest.mark.parametrize("shape", [(4,), (3, 8, 8), (8, 8, 3), (5, 12), (2, 3, 2, 2)])
-def test_a_deep_network_for_any_shape_learns(shape: tuple[int, ...]) -> None:
+def test_a_deep_network_for_any_shape_and_scale_learns(shape: tuple[int, ...], scale: float) -> None:
     torch.manual_seed(0)
-    features = torch.randn(32, *shape)
+    features = scale * torch.randn(32, *shape)
     labels = (features.flatten(1)[:, 0] > 0).long()
     network = deep_network(shape, layout_of_shape(shape), 2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
