@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.data.dataset import Split
-from smartedge.data.raw import RawData, list_some, split_of
+from smartedge.data.raw import SPLIT_NAMES, RawData, list_some, split_in, split_of, words
 from smartedge.errors import DataError
 from smartedge.types import SplitName, Task
 
 __all__ = ["SPLIT_COLUMNS", "balanced", "divide", "set_apart", "stratified"]
 
-SPLIT_COLUMNS = (
-    "split",
-    "partition",
-    "subset",
-    "data_split",
-    "dataset_split",
-)  # names of a column that divides a data set
-_MAY_DIVIDE = ("set", "phase", "usage", "fold", "dataset")  # those of a column that divides it if it holds splits
-_FLAGS: dict[str, tuple[SplitName, SplitName]] = {  # column of yes/no values → split of yes, split of no
-    "is_train": ("train", "test"),
-    "is_training": ("train", "test"),
-    "is_test": ("test", "train"),
-    "is_val": ("val", "train"),
-    "is_valid": ("val", "train"),
-    "is_validation": ("val", "train"),
-}
+SPLIT_COLUMNS = ("split", "partition", "subset", "data_split", "dataset_split")  # of a column that divides a data set
+# Words in the name of a column that divides it if it holds splits, and words in the name of a yes/no column (is_test).
+_MAY_DIVIDE = frozenset({"split", "partition", "subset", "set", "phase", "usage", "fold", "dataset", "mode", "type"})
+_ABOUT = frozenset({"is", "in", "for", "set", "split", "data", "image", "img"})
+_YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_NUMBERED: dict[str, SplitName] = {"0": "train", "1": "val", "2": "test"}  # as CelebA has it
 
 Indices = NDArray[np.int64]
 
@@ -37,47 +29,83 @@ Indices = NDArray[np.int64]
 def divide(
     data: RawData, task: Task, rows: dict[SplitName, Indices], origin: dict[SplitName, SplitName], notes: list[str]
 ) -> None:
-    """Divide a data set that is not divided by its column ``split``, where it has one that names splits."""
-    known = (*SPLIT_COLUMNS, *_MAY_DIVIDE, *_FLAGS)
-    columns = {re.sub(r"\W+", "_", name.lower()): name for name in reversed(data.splits["train"].columns)}
-    simple = next((name for name in known if name in columns), None)
-    if simple is None or len(data.splits) > 1 or columns[simple] in task.columns:
-        return
-    column = columns[simple]
-    given = [
-        "nothing" if value is None else str(value).strip()
-        for value in data.splits["train"].read([column])[column].to_pylist()
-    ]
-    named = {value: _split_named(simple, value) for value in set(given)}
-    if unknown := sorted(value for value, split in named.items() if split is None):
-        apart = sorted(value for value, split in named.items() if split in ("val", "test"))
-        if apart and simple in SPLIT_COLUMNS:
-            raise DataError(
-                f"column {column!r} of {data.name} holds {list_some(unknown)} beside {list_some(apart)}, so it "
-                "cannot be told which images train. Call each split train, val or test, or leave out the other rows"
-            )
-        if simple in SPLIT_COLUMNS or len(unknown) < len(named):
-            notes.append(
-                f"column {column!r} of {data.name} does not divide it, because it holds {list_some(unknown)} beside or "
-                "instead of train, val and test"
-            )
-        return
-    place = np.array([named[value] for value in given])[rows["train"]]
+    """Divide a data set whose files do not divide it by a column that names splits, where it has one.
+
+    Raises:
+        DataError: a column ``split`` holds splits beside other values, or no training images.
+    """
     whole = rows["train"]
-    for split in dict.fromkeys(named.values()):
-        assert split is not None
-        rows[split], origin[split] = whole[place == split], "train"
-    if "train" not in named.values():
-        raise DataError(f"column {column!r} of {data.name} gives no image to the training split")
-    notes.append(f"{data.name} was divided by its column {column!r}")
+    for column, named_so in _columns(data, task):
+        if len(data.splits) > 1:
+            if named_so:
+                _note_unused(data, column, notes)
+            continue
+        given = _values(data, "train", column)
+        named = _splits_named(column, given, numbered=named_so)
+        splits = {split for split in named.values() if split is not None}
+        if splits and None not in named.values() and (named_so or {"train"} < splits):
+            if "train" not in splits:
+                raise DataError(f"column {column!r} of {data.name} gives no image to the training split")
+            place = np.array([named[value] for value in given])[whole]
+            for split in splits:
+                rows[split], origin[split] = whole[place == split], "train"
+            notes.append(f"{data.name} was divided by its column {column!r}")
+            return
+        unknown = list_some(sorted(value for value, split in named.items() if split is None))
+        if splits and named_so:
+            raise DataError(
+                f"column {column!r} of {data.name} holds {unknown} beside {list_some(sorted(splits))}, so it cannot be "
+                "told which images train. Call each split train, val or test, or leave out the other rows"
+            )
+        if (splits and unknown) or named_so:
+            notes.append(
+                f"column {column!r} of {data.name} does not divide it, because it holds {unknown} beside or instead of "
+                "train, val and test"
+            )
 
 
-def _split_named(column: str, value: str) -> SplitName | None:
-    """The split that a value of a column names."""
-    if column in _FLAGS:
-        places = {"true": 0, "1": 0, "yes": 0, "false": 1, "0": 1, "no": 1}
-        return _FLAGS[column][places[value.lower()]] if value.lower() in places else None
-    return split_of(value)
+def _columns(data: RawData, task: Task) -> list[tuple[str, bool]]:
+    """Columns that may name splits, and whether they are called so; these come first."""
+    found = {}
+    for name in dict.fromkeys(name for raw in data.splits.values() for name in raw.columns):
+        simple = re.sub(r"\W+", "_", name.lower())
+        if name not in task.columns and (simple in SPLIT_COLUMNS or _MAY_DIVIDE & {*words(name)} or _flag(name)):
+            found[name] = simple in SPLIT_COLUMNS
+    return sorted(found.items(), key=lambda each: not each[1])
+
+
+def _values(data: RawData, split: SplitName, column: str) -> list[str]:
+    values = data.splits[split].read([column])[column].to_pylist()
+    return ["nothing" if value is None else str(value).strip() for value in values]
+
+
+def _splits_named(column: str, values: Sequence[str], *, numbered: bool) -> dict[str, SplitName | None]:
+    """Value → the split that it names, or None. ``numbered``: whether 0, 1 and 2 may name them."""
+    counts = Counter(values)
+    if (flag := _flag(column)) is not None:
+        other: SplitName = "test" if flag == "train" else "train"
+        return {each: {True: flag, False: other, None: None}[_YES_NO.get(each.lower())] for each in counts}
+    if numbered and counts.keys() == _NUMBERED.keys() and counts["0"] > max(counts["1"], counts["2"]):
+        return dict(_NUMBERED)
+    return {each: split_of(each) for each in counts}
+
+
+def _flag(column: str) -> SplitName | None:
+    """The split of which a yes/no column says whether an image is in it (``is_test``), by the column's name."""
+    first, *others = [*words(column), ""]
+    return split_in(column) if first in ("is", "in") and {*others} - {*SPLIT_NAMES, ""} <= _ABOUT else None
+
+
+def _note_unused(data: RawData, column: str, notes: list[str]) -> None:
+    """Say where a column gives an image to another split than its file or folder does."""
+    for split, raw in data.splits.items():
+        if column in raw.columns:
+            named = _splits_named(column, _values(data, split, column), numbered=True).values()
+            if others := {each for each in named if each not in (None, split)}:
+                notes.append(
+                    f"column {column!r} of {data.name} is not used, since its files or folders divide it: it names "
+                    f"{list_some(sorted(others))} images in the {split} split"
+                )
 
 
 def set_apart(

@@ -158,4 +158,4 @@ def _on_blanks(codes: Mapping[str, NDArray[np.int64]]) -> str:
         for name, codes_N in codes.items()
         if (codes_N < 0).any()
     ]
-    return f"labels that are lacking are left out of loss and figures: {list_some(counts, 20)}"
+    return "labels that are lacking are left out of loss and figures" + (f": {list_some(counts, 20)}" if counts else "")

@@ -386,7 +386,7 @@ def test_data_sets_in_several_files_have_parts(
     decoded: list[object],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("smartedge.data.layouts.folder._LEAST_PART", 30)
+    monkeypatch.setattr("smartedge.data.layouts.image_files._LEAST_PART", 30)
     for number in range(4):
         if kind == "parquet":
             write_parquet(tmp_path / "d" / f"train-{number}.parquet", {"label": [0, 1] * 10})

@@ -137,12 +137,124 @@ def test_columns_that_divide(
     assert sorted(data.splits["val"].ids.tolist()) == sorted([*range(2, COUNT, 4), *range(3, COUNT, 4)])
 
 
+def test_a_column_of_numbered_splits_divides_as_celeba_does(
+    table: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    data = opened(table("file,label,partition", "a,0", "b,0", "a,1", "b,2", "b,0", "a,0"))
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 16, "val": 4, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("fold", "012"), ("type", "001"), ("split", "012"), ("partition", "0011"), ("is_train_station", "01")],
+)
+def test_numbers_that_name_no_splits(
+    column: str, values: str, table: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    rows = [f"{label},{value}" for value in values for label in "ab"]
+    notes = opened(table(f"file,label,{column}", *rows)).notes
+    assert not any("was divided by its column" in note for note in notes)
+
+
+@pytest.mark.parametrize("column", ["dataset_type", "mode", "usage", "Data Subset", "inTrainingSet", "is_train_img"])
+def test_columns_of_other_names_that_divide(
+    column: str, table: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    train, test = ("1", "0") if column.startswith("i") else ("train", "test")
+    data = opened(table(f"file,label,{column}", f"a,{train}", f"b,{train}", f"a,{test}", f"b,{test}"))
+    assert f"d was divided by its column {column!r}" in data.notes
+    assert len(data.splits["test"]) == COUNT // 2
+
+
+def test_evaluation_images_beside_training_images_do_not_train(
+    table: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    with pytest.raises(DataError, match="holds eval beside train, so it cannot be told which images train"):
+        opened(table("file,label,split", "a,train", "b,train", "a,eval", "b,eval"))
+
+
+def test_a_column_that_contradicts_the_files_is_said(
+    tmp_path: Path, write_parquet: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    for split, said in (("train", ["train", "train", "val", "val"]), ("test", ["test"] * 4)):
+        write_parquet(tmp_path / "d" / f"{split}.parquet", {"label": [0, 1] * 12, "split": said * 6})
+    assert (
+        "column 'split' of d is not used, since its files or folders divide it: it names val images in the train split"
+        in opened(tmp_path / "d").notes
+    )
+
+
+def test_folders_in_the_names_of_a_table_divide(
+    tmp_path: Path, picture: Callable[..., bytes], opened: Callable[..., DataSet]
+) -> None:
+    rows = ["file_name,label"]
+    for number in range(COUNT):
+        name = f"images/{'train' if number < 16 else 'test'}/{number}.png"
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(picture(number))
+        rows.append(f"{name},{'ab'[number % 2]}")
+    (tmp_path / "d" / "labels.csv").write_text("\n".join(rows))
+    data = opened(tmp_path / "d")
+    assert len(data.splits["test"]) == 8
+    assert "the folders of the images divide" in " ".join(data.notes)
+
+
+@pytest.mark.parametrize("within", ["dataset", "a/b"])
+def test_splits_of_several_words_further_down(
+    within: str, folders: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    places = [f"{within}/{split}_set/{name}" for split in ("training", "test") for name in ("cat", "dog")]
+    data = opened(folders(*places))
+    assert data.task.names == ("cat", "dog")
+    assert len(data.splits["test"]) == COUNT
+    assert any(note.endswith(f"lie in {within}/") for note in data.notes)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_link_does_not_put_an_image_into_two_classes(
+    whole: bool, folders: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    folder = folders("cat", "dog")
+    (folder / "dog" / "more").symlink_to(folder / "cat" if whole else folder / "cat" / "0.png")
+    (folder / "dog" / "more").rename(folder / "dog" / ("more" if whole else "more.png"))
+    with pytest.raises(DataError, match=r"cat/0\.png and .*dog/more.* are one image in two classes, by a link"):
+        opened(folder)
+
+
+def test_two_names_of_one_image_in_one_class(folders: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
+    folder = folders("cat", "dog")
+    (folder / "dog" / "more.png").symlink_to(folder / "dog" / "0.png")
+    assert opened(folder).task.names == ("cat", "dog")
+
+
+def test_what_is_not_unpacked_is_said(folders: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
+    folder = folders("cat", "dog")
+    (folder / "fox.zip").write_bytes(b"PK\x03\x04")
+    assert any(note.startswith("what fox.zip in") for note in opened(folder).notes)
+
+
+def test_a_second_table_is_said(table: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
+    folder = table("file,label", "a", "b")
+    [first] = folder.glob("*.csv")
+    (folder / "annotations.csv").write_text(first.read_text().replace("b", "a"))
+    data = opened(folder)
+    assert data.task.names == ("a", "b")
+    assert any(note.startswith("annotations.csv in") and note.endswith(first.name) for note in data.notes)
+
+
+def test_a_table_in_two_encodings(tmp_path: Path, opened: Callable[..., DataSet]) -> None:
+    lines = [b"file,label", *(f"{n}.png,k\xe4se".encode("latin-1" if n % 2 else "utf-8") for n in range(COUNT))]
+    (tmp_path / "labels.csv").write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match="in two encodings: line 2 is UTF-8, and line 3 is not"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("odd", ["holdout", ""])
 def test_a_split_beside_the_test_that_is_not_known(
     odd: str, table: Callable[..., Path], opened: Callable[..., DataSet]
 ) -> None:
     with pytest.raises(
-        DataError, match=f"holds {odd or 'nothing'} beside test, so it cannot be told which images train"
+        DataError, match=f"holds {odd or 'nothing'} beside test, train, so it cannot be told which images train"
     ):
         opened(table("file,label,split", "a,train", "b,test", f"a,{odd}"))
 

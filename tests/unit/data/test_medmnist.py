@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from smartedge.data import open_dataset
+from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
+from smartedge.image_size import ImageSize
 
 
 def write(path: Path, labels: int = 1, classes: int = 3, channels: int = 1, **changes: Any) -> Path:
@@ -122,3 +124,11 @@ def test_a_file_that_is_no_archive(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "d.npz").write_bytes(b"not a zip file")
     with pytest.raises(DataError, match=r"is not an \.npz file"):
         open_dataset(str(tmp_path / "d.npz"), "label", image_size=8, cache_dir=cache)
+
+
+def test_arrays_that_are_not_used_are_said(tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_valid=images, y_valid=labels)
+    assert open_raw(str(tmp_path / "d.npz"), ImageSize.of(8)).notes == (
+        "not used, because their names are no split's: x_valid, y_valid",
+    )

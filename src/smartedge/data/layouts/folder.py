@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
-from smartedge.data.layouts.foreign import recognise
-from smartedge.data.layouts.tables import FILE_COLUMN, find_table, read_table, resolve, tables_of_splits
-from smartedge.data.raw import MOST_PARTS, Images, RawData, RawSplit, list_some, split_in, split_of, words
-from smartedge.data.reading.readers import Anywhere
+from smartedge.data.layouts.foreign import is_archive, recognise
+from smartedge.data.layouts.image_files import images_of
+from smartedge.data.layouts.tabled import by_names, by_table, by_tables, whole_table
+from smartedge.data.layouts.tables import FILE_COLUMN, find_table, tables_of_splits
+from smartedge.data.raw import RawData, RawSplit, list_some, split_in, split_of, words
 from smartedge.decode import SUFFIXES, is_hidden, walk
 from smartedge.errors import DataError
 from smartedge.types import SplitName
@@ -27,7 +25,6 @@ _OUTLINES = frozenset(
     {"mask", "masks", "label", "labels", "annotation", "annotations", "annot", "gt", "groundtruth", "truth", "manual"}
     | {"segmentation", "segmentations", "segmentationclass", "segmentationobject", "trimap", "trimaps"}
 )
-_LEAST_PART = 4096  # images: a part of the decoded images is a file of its own
 
 
 def open_folder(path: Path) -> RawData:
@@ -46,11 +43,13 @@ def open_folder(path: Path) -> RawData:
     name, path = path.name, _with_splits(path, notes)
     folders = _split_folders(path, notes)
     if len(tables := tables_of_splits(path)) > 1:
-        splits = _by_tables(path, tables, folders, notes)
+        splits = by_tables(path, tables, folders, notes)
         return RawData(name, splits, notes=tuple(notes))
     table = find_table(path)
     if folders and table is not None and all(find_table(folder) is None for folder in folders.values()):
-        splits = _by_table(path, table, folders, notes)
+        splits = by_table(path, table, folders, notes)
+    elif not folders and table is not None:
+        splits = by_names(path, table, notes)
     else:
         if folders and table is not None:
             notes.append(f"{table} is not used: the folders of the splits have tables of their own")
@@ -66,32 +65,41 @@ def _with_splits(path: Path, notes: list[str]) -> Path:
     """The folder, or the one in it that is divided, where the folder holds images nowhere else (``images/train/``)."""
     if find_table(path) is not None or tables_of_splits(path):
         return path
-    children = [child for child in path.iterdir() if child.is_dir() and not is_hidden(child) and _holds_images(child)]
-    if len(children) != 1 or split_in(children[0].name):
+    within = path
+    while not _named_splits(within):
+        children = [child for child in _folders(within) if not child.is_symlink() and _holds_images(child)]
+        if len(children) != 1:
+            return path
+        within = children[0]
+    if within == path or "train" not in dict(_named_splits(within)):
         return path
-    below = [child for child in children[0].iterdir() if child.is_dir()]
-    if not any(split_of(child.name) == "train" for child in below):
-        return path
-    notes.append(f"the splits of {path} lie in {children[0].name}/")
-    return children[0]
+    notes.append(f"the splits of {path} lie in {within.relative_to(path)}/")
+    return within
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child))
+
+
+def _named_splits(path: Path) -> list[tuple[SplitName, Path]]:
+    """The folders that are splits by their names.
+
+    The whole name counts (``train``). Words of a name count (``seg_train``) where two or more splits are named so.
+    """
+    exact = [(split, child) for child in _folders(path) if (split := split_of(child.name))]
+    words = [(split, child) for child in _folders(path) if (split := split_in(child.name))]
+    return words if len({split for split, _ in words}) > 1 else exact
 
 
 def _split_folders(path: Path, notes: list[str]) -> dict[SplitName, Path]:
-    """The folders of the splits, where the folder is divided; nothing where it is not.
-
-    A folder is a split where its whole name is one (``train``). Words of a name count (``seg_train``) where two or more
-    splits are named so.
-    """
-    children = sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child))
-    exact = [(split, child) for child in children if (split := split_of(child.name))]
-    words = [(split, child) for child in children if (split := split_in(child.name))]
-    found = words if len({split for split, _ in words}) > 1 else exact
+    """The folders of the splits, where the folder is divided; nothing where it is not."""
+    found = _named_splits(path)
     folders: dict[SplitName, Path] = {}
     for split, folder in found:
         if split in folders:
             raise DataError(f"{folders[split]} and {folder} are both the {split} split; leave one of them")
         folders[split] = folder
-    others = [child for child in children if child not in folders.values() and _holds_images(child)]
+    others = [child for child in _folders(path) if child not in folders.values() and _holds_images(child)]
     if folders and "train" not in folders:
         raise DataError(
             f"{path} has {' and '.join(folder.name for folder in folders.values())}, but no folder 'train'; "
@@ -112,103 +120,8 @@ def _holds_images(folder: Path) -> bool:
 
 
 def _open_split(folder: Path, notes: list[str]) -> RawSplit:
-    if (file := find_table(folder)) is None:
-        return _by_class(folder, notes)
-    table, said = read_table(file)
-    notes.extend(said)
-    split, files = _listed(folder, table, notes)
-    _note_unlisted(folder, [folder], files, notes)
-    return split
-
-
-def _by_table(path: Path, file: Path, folders: Mapping[SplitName, Path], notes: list[str]) -> dict[SplitName, RawSplit]:
-    """The splits of one table beside the folders of the splits: the first folder of a file's path names its split."""
-    table, said = read_table(file)
-    notes.extend(said)
-    top = np.array([name.split("/")[0] for name in table[FILE_COLUMN].to_pylist()])
-    splits: dict[SplitName, RawSplit] = {}
-    used: list[Path] = []
-    for split, folder in folders.items():
-        rows = np.flatnonzero(top == folder.name)
-        if not len(rows):
-            raise DataError(
-                f"{file} lists no image in {folder.name}/: name files like {folder.name}/image.jpg, or give "
-                f"{folder.name}/ a table of its own; if its images have no labels, move it elsewhere"
-            )
-        splits[split], files = _listed(path, table.take(pa.array(rows)), notes)
-        used += files
-    if lost := len(top) - len(used):
-        notes.append(f"{lost} row(s) of {file} name no image in the folder of a split and are not used")
-    _note_unlisted(path, list(folders.values()), used, notes)
-    return splits
-
-
-def _by_tables(
-    path: Path, tables: Mapping[SplitName, Path], folders: Mapping[SplitName, Path], notes: list[str]
-) -> dict[SplitName, RawSplit]:
-    """The splits of a table each. Their images lie in the folder of the split, if there is one, or anywhere below."""
-    splits: dict[SplitName, RawSplit] = {}
-    used: list[Path] = []
-    for split, file in tables.items():
-        table, said = read_table(file)
-        notes.extend(said)
-        splits[split], files = _listed(path, table, notes, first=folders.get(split))
-        if both := len(set(files) & set(used)):
-            notes.append(f"{both} image(s) of {path} are in two splits; figures on val or test are then too good")
-        used += files
-    notes.append(f"the tables divide {path}: {list_some(file.name for file in tables.values())}")
-    _note_unlisted(path, [path], used, notes)
-    return splits
-
-
-def _listed(
-    folder: Path, table: pa.Table, notes: list[str], *, first: Path | None = None
-) -> tuple[RawSplit, list[Path]]:
-    """The images that a table names in a folder. Names without a place are looked for in ``first``, if it is given.
-
-    Raises:
-        DataError: two rows give one image different labels.
-    """
-    names = table[FILE_COLUMN].to_pylist()
-    files = resolve(folder, names, walk(folder if first is None else first))
-    moved = [
-        name for name, file in zip(names, files, strict=True) if "/" in name and file.parent != (folder / name).parent
-    ]
-    if moved:
-        notes.append(
-            f"{len(moved)} row(s) of the table of {folder} name an image at another place ({moved[0]}); the only image "
-            "of that name is taken"
-        )
-    table = table.drop_columns([FILE_COLUMN])
-    if len(set(files)) < len(files):
-        rows = _once(folder, files, table)
-        notes.append(f"{len(files) - len(rows)} row(s) of the table of {folder} repeat another row and are not used")
-        files, table = [files[row] for row in rows], table.take(pa.array(rows))
-    return RawSplit.from_table(_images(files), table), files
-
-
-def _once(folder: Path, files: Sequence[Path], table: pa.Table) -> list[int]:
-    """The first row of every image; all of those that name none."""
-    often = {file for file, count in Counter(files).items() if count > 1 and file != folder}
-    repeated = [row for row, file in enumerate(files) if file in often]
-    first: dict[Path, dict[str, object]] = {}
-    again = set()
-    for row, values in zip(repeated, table.take(pa.array(repeated, pa.int64())).to_pylist(), strict=True):
-        kept = first.setdefault(files[row], values)
-        if kept != values:
-            column = next(column for column in values if values[column] != kept[column])
-            raise DataError(
-                f"two rows name the image {files[row]} and differ in column {column!r}: {kept[column]!r} and "
-                f"{values[column]!r}; leave one row for each image"
-            )
-        if kept is not values:
-            again.add(row)
-    return [row for row in range(len(files)) if row not in again]
-
-
-def _note_unlisted(place: Path, folders: Sequence[Path], files: Sequence[Path], notes: list[str]) -> None:
-    if unlisted := len({file for folder in folders for file in walk(folder)} - set(files)):
-        notes.append(f"{unlisted} image(s) in {place} have no row in its metadata file and are not used")
+    file = find_table(folder)
+    return _by_class(folder, notes) if file is None else whole_table(folder, file, notes)
 
 
 def _by_class(folder: Path, notes: list[str]) -> RawSplit:
@@ -233,6 +146,7 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     names = list(dict.fromkeys(labels))
     if not files:
         raise DataError(_no_classes(folder, others))
+    _refuse_shared(folder, files, labels)
     _refuse_no_classes(folder, names, nested)
     if empty:
         foreign = recognise(Path(f"a file{ending}") for ending in others)
@@ -247,7 +161,24 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     if nested:
         below = list_some(f"{name}/{each}" for name, within in nested.items() for each in within)
         notes.append(f"the classes of {folder} are its outermost folders; those below are part of them: {below}")
-    return RawSplit.from_table(_images(files), pa.table({"label": labels}))
+    return RawSplit.from_table(images_of(files), pa.table({"label": labels}))
+
+
+def _refuse_shared(folder: Path, files: Sequence[Path], labels: Sequence[str]) -> None:
+    """Refuse an image that links put into two classes."""
+    root = folder.resolve()
+    places = {place: place.resolve() for place in {file.parent for file in files}}
+    links = {file: file.resolve() for file in files if file.is_symlink()}
+    if not links and all(real == root / place.relative_to(folder) for place, real in places.items()):
+        return
+    seen: dict[Path, tuple[Path, str]] = {}
+    for file, label in zip(files, labels, strict=True):
+        other, first = seen.setdefault(links.get(file) or places[file.parent] / file.name, (file, label))
+        if first != label:
+            raise DataError(
+                f"{other} and {file} are one image in two classes, by a link; remove it from one of them. For images "
+                "of several classes write a table metadata.csv with a yes/no column for each class"
+            )
 
 
 def _loose(folder: Path) -> int:
@@ -256,6 +187,8 @@ def _loose(folder: Path) -> int:
 
 
 def _note_loose(folder: Path, notes: list[str]) -> None:
+    if packed := sorted(file.name for file in folder.iterdir() if is_archive(file) and not is_hidden(file)):
+        notes.append(f"what {list_some(packed)} in {folder} may hold is not used, since it is not unpacked")
     if loose := _loose(folder):
         notes.append(f"{loose} image(s) that lie in {folder} itself, in no folder of a class, are not used")
 
@@ -347,21 +280,3 @@ def _contents(folder: Path, within: Counter[str] | None = None) -> str:
 
 def _counted(endings: Counter[str]) -> str:
     return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in endings.most_common(5))
-
-
-def _images(files: Sequence[Path]) -> Images:
-    starts = [0]  # of the parts: whole folders, as many as make a part worth a file of its own
-    least = max(_LEAST_PART, len(files) // MOST_PARTS)
-    for place in range(1, len(files)):
-        if place - starts[-1] >= least and files[place].parent != files[place - 1].parent:
-            starts.append(place)
-    parts = [files[start:end] for start, end in itertools.pairwise([*starts, len(files)])]
-    return Images(
-        len(files),
-        key="files",
-        items=partial(iter, files),
-        files=files,
-        name_of=lambda row: str(files[row]),
-        reader=lambda: Anywhere(files.__getitem__),
-        parts=[Images(len(part), key="files", items=partial(iter, part), files=part) for part in parts],
-    )

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["recognise"]
+__all__ = ["is_archive", "recognise"]
 
 _GIVE = "give the data set to smartedge.train(config, data=...)"
 _IN_PYTHON = f"read them in Python, and {_GIVE}"
 _UNPACK = "unpack it, and give its folder"
 
+_ARCHIVE = r"\.(zip|tar\.\w+|tgz|gz|bz2|xz|zst|7z|rar)$"
 _KINDS = (  # a pattern of file names, what they are, what to do
     (r"\.tfrecords?($|-\d+-of-\d+$)", "TensorFlow's TFRecord files", _IN_PYTHON),
     (r"\.mdb$", "an LMDB database", _IN_PYTHON),
@@ -29,7 +30,7 @@ _KINDS = (  # a pattern of file names, what they are, what to do
     (r"\.(cr2|cr3|nef|arw|dng)$", "raw photographs", "save them as JPEG"),
     (r"\.(jxl|svg|psd|eps|ico|exr|hdr|pfm)$", "pictures of a kind that is not read", "save them as PNG or JPEG"),
     (r"\.(mp4|avi|mov|mkv)$", "videos", "save their frames as images"),
-    (r"\.(zip|tar\.\w+|tgz|gz|bz2|xz|zst|7z|rar)$", "an archive", _UNPACK),
+    (_ARCHIVE, "an archive", _UNPACK),
 )
 
 
@@ -40,3 +41,8 @@ def recognise(files: Iterable[Path]) -> str:
         if found := next((name for name in names if re.search(pattern, name)), None):
             return f"{found} looks like {what}: {remedy}"
     return ""
+
+
+def is_archive(file: Path) -> bool:
+    """Whether a file is called like an archive."""
+    return re.search(_ARCHIVE, file.name.lower()) is not None

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.data.raw import Images, RawData, RawSplit, list_some
 from smartedge.decode import too_large
 from smartedge.errors import DataError
 from smartedge.image_size import MOST_CHANNELS, RGB
@@ -56,7 +56,13 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
             f"{path} has no array 'train_images'. It holds: {', '.join(_members(path)) or 'nothing'}; write it with "
             "the arrays train_images, train_labels, test_images and test_labels (numpy.savez)"
         )
-    return RawData(path.stem, splits, groups=groups)
+    used = {f"{_array(path, split, what)}.npy" for split in splits for what in ("images", "labels")}
+    notes = (
+        [f"not used, because their names are no split's: {list_some(others)}"]
+        if (others := [name.removesuffix(".npy") for name in _members(path) if name not in used])
+        else []
+    )
+    return RawData(path.stem, splits, groups=groups, notes=tuple(notes))
 
 
 def _members(path: Path) -> list[str]:

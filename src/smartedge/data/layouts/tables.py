@@ -20,7 +20,7 @@ from smartedge.decode import is_hidden, looks_like_base64
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["FILE_COLUMN", "find_table", "leads_out", "read_table", "resolve", "tables_of_splits"]
+__all__ = ["FILE_COLUMN", "find_table", "leads_out", "read_table", "resolve", "tables_of_splits", "unused_tables"]
 
 FILE_COLUMN = "file_name"  # of what `read_table` returns
 _NAMES = ("metadata", "labels", "annotations")  # of a table, in this order
@@ -56,6 +56,14 @@ def find_table(folder: Path) -> Path | None:
     if len(of_training) == 1:
         return of_training[0]
     return files[0] if len(files) == 1 and naming else None
+
+
+def unused_tables(folder: Path, used: Path) -> list[str]:
+    """Notes on the other tables in a folder that name images."""
+    others = [file for file in _tables(folder) if file != used and (file.stem.lower() in _NAMES or _names_images(file))]
+    return [f"{list_some(file.name for file in others)} in {folder} is not used: labels are those of {used.name}"][
+        : len(others)
+    ]
 
 
 def tables_of_splits(folder: Path) -> dict[SplitName, Path]:
@@ -165,8 +173,30 @@ def _decode(file: Path, data: bytes, notes: list[str]) -> str:
             raise DataError(
                 f"{file} is neither UTF-8 nor Windows-1252 (byte {error.start}); save it as UTF-8"
             ) from error
+        _refuse_mixed(file, data)
         notes.append(f"{file} is not UTF-8; it was read as Windows-1252")
         return text
+
+
+def _refuse_mixed(file: Path, data: bytes) -> None:
+    """Refuse a file of which some lines are UTF-8 and others are not: one name would be read in two ways."""
+    first: dict[bool, int] = {}  # whether a line is UTF-8 → its number, of lines that show it
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.isascii():
+            first.setdefault(_is_utf8(line), number)
+    if len(first) > 1:
+        raise DataError(
+            f"{file} is written in two encodings: line {first[True]} is UTF-8, and line {first[False]} is not; save it "
+            "as UTF-8"
+        )
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _named_file_column(names: Sequence[str]) -> str | None:
