@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import random
 import shutil
@@ -27,6 +28,20 @@ hypothesis.settings.load_profile("smartedge")
 # For `make mutants`, where it matters that a test fails and not on which example.
 quick = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
 hypothesis.settings.register_profile("no-shrinking", derandomize=True, deadline=None, phases=quick)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported to collect the tests stays until the end: Python does not look for garbage in it.
+
+    It would do so while the half million objects are made, and at times while tests run.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -29,7 +29,7 @@ def test_faces_cross_a_socket_as_features(shared_data, tmp_path, open_log):
                 "limit": {"train": 96, "val": 32, "test": 32},
                 "cache_dir": str(tmp_path / "cache"),
             },
-            "model": {"name": "resnet18", "cut": "layer1"},
+            "model": {"name": "narrow:build", "cut": "layer1"},  # the shapes of a ResNet-18
             "train": {"batch_size": 32},
             "codec": {"name": "float16"},
             "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},

@@ -21,12 +21,13 @@ from typing import IO
 __all__ = ["PRELOADED", "Popen", "fork_server"]
 
 # All that a side of a run imports, which takes a second even beside torch. The optimiser imports torch._dynamo when the
-# first one is made; the writer of curves imports TensorBoard.
+# first one is made; the writer of curves imports TensorBoard, and the report matplotlib.
 PRELOADED = ["torch._dynamo", "torch.utils.tensorboard", "forked", "opened_faces"]
 PRELOADED += [f"smartedge.cli.{verb}" for verb in ("app", "cloud", "edge", "train")]
 PRELOADED += ["smartedge.training", "smartedge.edge.runner", "smartedge.cloud.runner", "smartedge.cloud.receiving"]
 PRELOADED += ["smartedge.cloud.worker", "smartedge.methods.hierarchical", "smartedge.data.opening"]
 PRELOADED += ["smartedge.fleet.bundle", "smartedge.wire.grpc_link", "smartedge.wire.grpc_receiver"]
+PRELOADED += ["smartedge.lab.report", "matplotlib.backends.backend_svg", "frozen"]
 
 
 def fork_server() -> BaseContext:

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
@@ -102,6 +103,12 @@ def to_svg(canvas: Canvas, alt: str) -> Markup:
     """The drawing as an element of an HTML page, without prologue, metadata and unused ids."""
     target = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": alt}):  # ids differ between figures, but are the same in every call
+        # Places are found once here. Else savefig finds them twice: in a drawing of its own, and in the one it writes.
+        FigureCanvasSVG(canvas)
+        layout = canvas.get_layout_engine()
+        if layout is not None:
+            layout.execute(canvas)
+        canvas.set_layout_engine(None)
         canvas.savefig(target, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = target.getvalue()
     svg = svg[svg.index("<svg") :]
