@@ -32,12 +32,15 @@ CASES = (
 )
 CODE = """
 import gc, json, resource, sys
-from smartedge.edge.apart import divide_apart, open_parts
+from smartedge.edge.apart import Division, open_parts, read_answer
 from smartedge.models.blueprint import Blueprint
 
 part, batch, fast = sys.argv[1], int(sys.argv[2]), sys.argv[3] != "float32"
 if part == "front":
-    made = divide_apart(Blueprint("resnet18", "layer1", 2, 64, 0), print, device="cpu", threads=1)
+    with Division() as division:
+        division.give(Blueprint("resnet18", "layer1", 2, 64, 0), devices={"hardware.edge_device": "cpu"}, threads=1)
+        division.check()
+        made = read_answer(division.answer, print)
 other = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
 
 import smartedge.edge.runner

@@ -10,9 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from typing import IO, Any
 
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config
+from smartedge.edge.apart import Division
 from smartedge.errors import LinkError, RunError, SmartEdgeError, from_code
 from smartedge.methods.base import get_method
 from smartedge.runs.progress import Monitor, parse_update
@@ -25,7 +27,9 @@ AWAITED = "-"  # in place of the cloud's address: it comes as a line on standard
 _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has failed
 
 
-def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool) -> bool:
+def run_both(
+    config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool, division: Division | None = None
+) -> bool:
     """Start both sides from ``run_dir/config.yaml`` and wait for their end. True when done, False when interrupted.
 
     Both start at the same time, since imports take some seconds. The edge hears the cloud's address as soon as there is
@@ -36,24 +40,27 @@ def run_both(config: Config, monitor: Monitor, *, resume: bool, edge_has_finishe
         monitor: gets both sides' updates.
         resume: the sides continue the run in ``run_dir``.
         edge_has_finished: the edge is done, and only the cloud is started.
+        division: divides the network for the edge; None: the edge sees to it.
 
     Raises:
         SmartEdgeError: the error of the side that failed first.
     """
     sides: list[_Side] = []
+    changed = threading.Event()
     with stop_on_signals() as stop, stop.watched():
         try:
             has_cloud = get_method(config.method).has_cloud
             if not edge_has_finished:
                 awaited = ["--connect", AWAITED] if has_cloud else []
-                sides.append(_Side(config, "edge", awaited, monitor, resume=resume))
+                answer = None if division is None else division.answer
+                sides.append(_Side(config, "edge", awaited, monitor, changed, resume=resume, division=answer))
             if has_cloud:
                 alone = ["--set", "fleet.farewell=0"] if edge_has_finished else []  # the edge knows that all arrived
-                cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0", *alone], monitor, resume=resume)
+                cloud = _Side(config, "cloud", ["--listen", "127.0.0.1:0", *alone], monitor, changed, resume=resume)
                 edges, sides = list(sides), [cloud, *sides]
                 while cloud.port is None and all(side.running() for side in sides) and not stop.is_set():
-                    cloud.changed.wait(timeout=0.2)
-                    cloud.changed.clear()
+                    changed.wait(timeout=0.05)
+                    changed.clear()
                 if cloud.port is None and not stop.is_set():
                     return _wait(sides, stop, grace=0.0)  # one has failed, and the other one has not begun
                 for edge in edges if cloud.port is not None else ():
@@ -94,13 +101,31 @@ def _wait(sides: Sequence[_Side], stop: threading.Event, grace: float = _GRACE_S
 
 
 class _Side:
-    """One side as a child process. Its JSON lines go to the monitor."""
+    """One side as a child process. Its JSON lines go to the monitor.
 
-    def __init__(self, config: Config, side: str, arguments: list[str], monitor: Monitor, *, resume: bool) -> None:
+    Args:
+        config, side, arguments, monitor, resume: what it runs, and who gets its updates.
+        changed: set with each update, and when there will be no more.
+        division: a pipe, from which the edge reads its part of the network.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        side: str,
+        arguments: list[str],
+        monitor: Monitor,
+        changed: threading.Event,
+        *,
+        resume: bool,
+        division: IO[bytes] | None = None,
+    ) -> None:
         self.side = side
         self.folder = config.run_dir / side
         self.port: int | None = None
-        self.changed = threading.Event()
+        self.changed = changed
+        inherited: dict[str, Any] = {} if division is None else {"pass_fds": (division.fileno(),)}
+        arguments = arguments if division is None else [*arguments, "--division", str(division.fileno())]
         command = [sys.executable, "-m", "smartedge", side, str(config.run_dir / "config.yaml"), *arguments]
         command += ["--progress", "json", "--until-input-ends"] + (["--resume"] if resume else [])
         self.process = subprocess.Popen(
@@ -111,6 +136,7 @@ class _Side:
             encoding="utf-8",
             errors="replace",
             start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+            **inherited,
         )
         self.stderr: list[str] = []
         self.readers = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from smartedge.artifacts.results import Results
 from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
-from smartedge.datasets import check_data, open_data, task_of, with_given_data
+from smartedge.datasets import open_data, with_given_data
+from smartedge.dividing import divided_apart, looked_through
 from smartedge.framelog.log import check_disk
 from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to
 from smartedge.methods.base import get_method
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     "cloud_of",
     "collect",
-    "divided_apart",
     "release_images",
     "run_cloud",
     "run_edge",
@@ -76,23 +76,19 @@ def train(
     check_place(settings.run_dir)
     if data is not None:
         settings = with_given_data(settings, data)
-    if not single_process and not has_begun(settings.run_dir):  # before torch is imported and a side is started
-        settings.check_files()
-        check_name(settings.model.name)
-        check_data(settings)
-    settings, speed = _measured(settings)
     run_dir = settings.run_dir
-    facts = prepare_run(settings, resume=resume, speed=speed)
-    shown = monitor or Bars()
-    if single_process:  # else each side's process keeps its progress
-        shown = Noted(shown, run_dir)
-    try:
-        if single_process:
-            finished = _is_complete(settings) or _train_here(settings, shown, resume=resume)
-        else:
-            finished = run_both(settings, shown, resume=resume, edge_has_finished=has_finished(run_dir / "edge"))
-    finally:
-        shown.close()
+    with contextlib.nullcontext() if single_process else looked_through(settings) as division:
+        settings, speed = _measured(settings)
+        facts = prepare_run(settings, resume=resume, speed=speed)
+        shown = monitor or Bars()
+        if single_process:  # else each side's process keeps its progress
+            shown = Noted(shown, run_dir)
+        with contextlib.closing(shown):
+            if single_process:
+                finished = _is_complete(settings) or _train_here(settings, shown, resume=resume)
+            else:
+                done = has_finished(run_dir / "edge")
+                finished = run_both(settings, shown, resume=resume, edge_has_finished=done, division=division)
     if not finished:
         raise Stopped(f"stopped; continue with: smartedge train {run_dir / 'config.yaml'} --resume")
     from smartedge.runs.results import assemble
@@ -137,7 +133,7 @@ def run_edge(
         resume: continue the run that ``run_dir`` holds.
         metrics: where to answer ``/metrics`` and ``/healthz``, host and port; None: nowhere.
         stop: set it to stop cleanly.
-        parts: of :func:`divided_apart`, where that was called before.
+        parts: of :func:`smartedge.dividing.divided_apart`, where that was called before.
 
     Raises:
         LinkError, FleetError: somebody answers there, and does not take this edge (:func:`smartedge.links.link_to`).
@@ -183,23 +179,6 @@ def run_edge(
 
     with watching(metrics, watched_edge(None), tell), stop.watched():
         return run_again_after_outages(begin, stop, tell, resume=resume)
-
-
-def divided_apart(config: Config, monitor: Monitor) -> bytes | None:
-    """Front and exit, from another process: see :mod:`smartedge.edge.apart`. None: the edge is to divide the network.
-
-    It does so where it learns from no exit, or has imported torch before: then another process would save nothing.
-
-    Raises:
-        SmartEdgeError: what is wrong with data set, network or device.
-    """
-    if not get_method(config.method).has_exit or "torch" in sys.modules:
-        return None
-    from smartedge.edge.apart import divide_apart
-
-    blueprint, hardware = config.division(task_of(config).outputs), config.hardware
-    tell = teller(monitor, "edge", "network")
-    return divide_apart(blueprint, tell, device=hardware.edge_device, threads=config.threads)
 
 
 def release_images(  # noqa: PLR0913 - one argument for each option of the command line

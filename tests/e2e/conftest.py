@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +42,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 
 @pytest.fixture
 def forked_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``smartedge train`` forks its two sides, which need not import torch then."""
+    """``smartedge train`` forks its two sides, which need not import torch then. The edge divides the network."""
+    monkeypatch.setattr("smartedge.training.looked_through", lambda config: nullcontext())
     monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=Popen, PIPE=subprocess.PIPE))
 
 

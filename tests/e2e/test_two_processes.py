@@ -16,7 +16,7 @@ from smartedge.codec import unpack
 from smartedge.data import open_dataset
 from smartedge.errors import CutError, DataError, RunError
 from smartedge.files import write_atomically
-from smartedge.runs.progress import Quiet
+from smartedge.runs.progress import Quiet, Update
 from smartedge.training import train
 
 METHODS = [
@@ -29,6 +29,14 @@ METHODS = [
 ]
 
 
+class Told(Quiet):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def update(self, update: Update) -> None:
+        self.texts.append(update.text)
+
+
 @pytest.mark.parametrize(("method", "schedule"), METHODS)
 def test_two_processes_give_the_weights_of_one(tiny_config, request, method, schedule):
     if (method, schedule) != METHODS[0]:  # which starts its sides as a user's command does
@@ -36,8 +44,10 @@ def test_two_processes_give_the_weights_of_one(tiny_config, request, method, sch
     one = tiny_config("one", method=method, schedule=schedule)
     two = tiny_config("two", method=method, schedule=schedule)
     train(one, single_process=True, monitor=Quiet())
-    results = train(two, monitor=Quiet())
+    told = Told()
+    results = train(two, monitor=told)
     assert_same_run(one.run_dir, two.run_dir)
+    assert not [text for text in told.texts if "takes more memory" in text]  # the edge took what was divided for it
     if method != "local":
         counted, known = (
             json.loads((run / "edge" / "summary.json").read_text())["traffic"]["up"]

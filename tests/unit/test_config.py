@@ -380,3 +380,11 @@ def test_an_edge_of_several_may_have_a_target_of_its_own() -> None:
     assert config_of_edge(plain, {"codec": {"name": "learned-200"}}).codec_name == "learned-200"
     with pytest.raises(ConfigError, match=r"codec\.bytes"):
         config_of_edge(plain, {"codec": {"name": "learned-9"}})
+
+
+@pytest.mark.parametrize("text", ["", "# data: {path: photographs}\n"])
+def test_a_file_without_settings_is_refused(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"holds no settings; 'smartedge init .* --force' writes some"):
+        load_config(file, ["epochs=2"])

@@ -11,7 +11,7 @@ import pytest
 
 from smartedge import training
 from smartedge.config import Config, Section, differences, load_config
-from smartedge.errors import LogError, RunError
+from smartedge.errors import CutError, LogError, RunError
 from smartedge.framelog import log
 from smartedge.image_size import ImageSize
 from smartedge.ingest import run_ingest
@@ -251,3 +251,10 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_told_before_any_work(
         broken.setattr(log, "sync_file", read_only)
         with pytest.raises(LogError, match=f"{place}: .*: the disk can only be read"):
             starts[begin]()
+
+
+def test_a_wrong_cut_is_told_before_anything_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "run_both", lambda *_, **__: pytest.fail("the sides were started"))
+    with pytest.raises(CutError, match="no module or operation of that name"):
+        train({"model": {"cut": "layer9"}, "run_dir": str(tmp_path / "run")}, monitor=Quiet())
+    assert not (tmp_path / "run").exists()

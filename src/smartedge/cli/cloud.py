@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from smartedge.cli.arguments import host_and_port
-from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watch_address
+from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watched
 from smartedge.cli.ending import cloud_ended
 from smartedge.errors import ConfigError
 from smartedge.runs.progress import Monitor, Update
@@ -57,15 +57,13 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Run the cloud's side to its end."""
-    from smartedge.lab.watch import watching_run
     from smartedge.training import run_cloud
 
     host, port = host_and_port(args.listen, "--listen", example=_HERE)
     fleet = fleet_of(args)
     udp = None if args.listen_udp is None else host_and_port(args.listen_udp, "--listen-udp", example=_HERE)
     metrics = metrics_address(args)
-    watch = watch_address(args.watch)
-    with side(args, "cloud") as (config, monitor, stop), watching_run(watch, config.run_dir, _teller(monitor)):
+    with side(args, "cloud") as (config, monitor, stop), watched(args.watch, config.run_dir, _teller(monitor)):
         if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, metrics=metrics, stop=stop):
             raise Stopped
         if not args.until_input_ends:  # 'smartedge train' says it for both sides

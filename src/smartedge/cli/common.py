@@ -9,8 +9,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from smartedge.cli.arguments import host_and_port
@@ -18,7 +18,7 @@ from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.logs import logging_to_stderr
 from smartedge.runs.noted import Noted
-from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor
+from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor, Update
 from smartedge.stopping import Stop, stop_on_signals
 
 _WATCH_PORT = 8817
@@ -35,7 +35,8 @@ __all__ = [
     "metrics_address",
     "next_line",
     "side",
-    "watch_address",
+    "told_of_drawn",
+    "watched",
     "write_report_where_possible",
 ]
 
@@ -106,13 +107,16 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
     from smartedge.run_folder import in_folder, name_of
 
     settings = _settings(args)
-    config = in_folder(settings, name_of(args.config or args.front.resolve()), [name], resume=args.resume)
+    notes = told_of_drawn(settings) if args.front is None and name == "edge" else []
+    config = in_folder(settings.exact(), name_of(args.config or args.front.resolve()), [name], resume=args.resume)
     with logs(args) as lines, stop_on_signals() as stop:
         if args.until_input_ends:
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
             threading.Thread(target=_follow_input, args=(_LINES,), daemon=True).start()
         shown: Monitor = JsonLines(sys.stdout) if args.progress == "json" else LogLines() if lines else Bars()
         monitor = Noted(shown, config.run_dir)
+        for text in notes:
+            monitor.update(Update(name, "data", text=text))
         try:
             yield config, monitor, stop
         except Exception as error:
@@ -143,13 +147,20 @@ def add_watch_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def watch_address(text: str | None, option: str = "--watch") -> tuple[str, int] | None:
-    """``[HOST:]PORT`` as host and port; None where the option was not given.
+def watched(
+    address: str | None, run_dir: Path, tell: Callable[[str], None], option: str = "--watch"
+) -> AbstractContextManager[None]:
+    """Serve the page of a run inside the block, where an address ``[HOST:]PORT`` is given, and tell which one it is.
 
     Raises:
-        ConfigError: it has another form.
+        ConfigError: the address has another form.
+        LinkError: it cannot listen there.
     """
-    return None if text is None else host_and_port(text, option, example=str(_WATCH_PORT), host=_LOCAL)
+    if address is None:
+        return nullcontext()
+    from smartedge.lab.watch import watching_run  # takes a moment
+
+    return watching_run(host_and_port(address, option, example=str(_WATCH_PORT), host=_LOCAL), run_dir, tell)
 
 
 def write_report_where_possible(run_dir: Path) -> Path | None:
@@ -163,12 +174,19 @@ def write_report_where_possible(run_dir: Path) -> Path | None:
         return None
 
 
+def told_of_drawn(config: Config) -> list[str]:
+    """A line for the user where the settings name no data set, so that nobody takes the drawn faces for their own."""
+    if "path" in config.data.model_fields_set:
+        return []
+    return [f"data.path is not set: the images are those of '{config.data.path}', faces drawn by formula"]
+
+
 def _settings(args: argparse.Namespace) -> Config:
     """Those of CONFIG, or of ``--front``."""
     if (args.config is None) == (args.front is None):
         raise ConfigError("give either CONFIG or --front DIR")
     if args.front is None:
-        return load_config(args.config, args.overrides).exact()
+        return load_config(args.config, args.overrides)
     from smartedge.fronts.bundle import settings_for_release
 
     return settings_for_release(args.front, args.overrides)

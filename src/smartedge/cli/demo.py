@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.common import add_override_argument, add_watch_argument, watch_address
+from smartedge.cli.common import add_override_argument, add_watch_argument, watched
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -78,9 +78,8 @@ def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write report and picture."""
     from smartedge.cli.report import print_table
     from smartedge.lab.report import compared, write_comparison, write_picture
-    from smartedge.lab.watch import watching_run
 
-    with watching_run(watch_address(args.watch), args.out, lambda text: print(text, flush=True)):
+    with watched(args.watch, args.out, lambda text: print(text, flush=True)):
         folders = _make_runs(args.out, args.overrides)
     print_table(folders)
     for sentence in compared(folders):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     )
     parser.add_argument("--source", metavar="DIR", type=Path, help="with --front: the labelled images to release")
     add_trust_arguments(parser)
+    parser.add_argument("--division", type=int, help=argparse.SUPPRESS)  # a pipe, for 'smartedge train'
     parser.add_argument(
         "--bundle", metavar="FILE", type=Path, help="this edge's file of the cloud's fleet ('smartedge fleet add')"
     )
@@ -63,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
     """Run the edge's side to its end."""
     if args.front is not None:
         return_freed_memory()
+    from smartedge.dividing import divided_apart
     from smartedge.fleet.bundle import open_bundle
-    from smartedge.training import divided_apart, release_images, run_edge
+    from smartedge.training import release_images, run_edge
 
     if (args.front is None) != (args.source is None):
         raise ConfigError("--front DIR and --source DIR belong together: a published front, and the images to release")
@@ -82,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
         if published is not None:
             done = release_images(published, config, args.source, args.connect, monitor, **how)
         elif args.connect == AWAITED and args.until_input_ends:
-            parts = divided_apart(config, monitor)  # while the cloud starts
+            answer = None if args.division is None else os.fdopen(args.division, "rb")
+            parts = divided_apart(config, monitor, answer)  # while the cloud starts
             done = run_edge(config, _awaited(config), monitor, parts=parts, **how)
         else:
             done = run_edge(config, args.connect, monitor, **how)

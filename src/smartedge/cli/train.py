@@ -6,7 +6,13 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.common import add_config_arguments, add_watch_argument, watch_address, write_report_where_possible
+from smartedge.cli.common import (
+    add_config_arguments,
+    add_watch_argument,
+    told_of_drawn,
+    watched,
+    write_report_where_possible,
+)
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -46,14 +52,15 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the results are."""
     from smartedge.config import load_config
-    from smartedge.lab.watch import watching_run
     from smartedge.run_folder import in_folder, name_of
     from smartedge.training import train
 
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]
     settings = load_config(args.config, [*args.overrides, *shorthands])
+    for line in told_of_drawn(settings):
+        print(line, file=sys.stderr)
     config = in_folder(settings, name_of(args.config), resume=args.resume)
-    with watching_run(watch_address(args.watch), config.run_dir, lambda text: print(text, file=sys.stderr)):
+    with watched(args.watch, config.run_dir, lambda text: print(text, file=sys.stderr)):
         results = train(config, resume=args.resume, single_process=args.single_process)
     print(summary_line(results))
     report = write_report_where_possible(config.run_dir)

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.common import watch_address
+from smartedge.cli.common import watched
 from smartedge.errors import RunError
 
 __all__ = ["add_parser", "run"]
@@ -45,12 +45,10 @@ def run(args: argparse.Namespace) -> int:
         RunError: there is no run in the folder.
         LinkError: it cannot listen there.
     """
-    from smartedge.lab.watch import watching_run
-
     folder: Path = args.run_dir
     if not (folder / "config.yaml").exists() and not any(folder.glob("*/config.yaml")):
         raise RunError(f"{folder}: holds no run; start one with 'smartedge train', or name its folder")
-    with watching_run(watch_address(args.listen, "--listen"), folder, lambda text: print(text, flush=True)):
+    with watched(args.listen, folder, lambda text: print(text, flush=True), "--listen"):
         print("Ctrl-C ends it", file=sys.stderr)
         threading.Event().wait()
     return 0

@@ -121,7 +121,10 @@ def load_config(
             raise ConfigError(f"{source}: is not a text file in UTF-8; save it as UTF-8") from error
         except NotYaml as error:
             raise ConfigError(f"{source}: is not YAML: {error}") from error
-        raw = {} if raw is None else raw
+        if raw is None:
+            raise ConfigError(
+                f"{source}: holds no settings; 'smartedge init {source} --force' writes some to start from"
+            )
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)

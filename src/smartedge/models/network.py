@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +15,7 @@ from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck
 from smartedge.models.codebook import CodewordExit, Decode, Encode
 from smartedge.models.cutting.cut import cut, cut_in_order
-from smartedge.models.cutting.glance import check_cuts, check_end, check_shape
+from smartedge.models.cutting.glance import check_cuts, check_end, check_freezing, check_shape, nothing_to_freeze
 from smartedge.models.cutting.part import Part
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
@@ -27,6 +26,7 @@ __all__ = [
     "Divided",
     "EdgeParts",
     "Ends",
+    "checked_network",
     "divide",
     "divide_in_order",
     "network_of",
@@ -55,7 +55,23 @@ class Divided(EdgeParts):
     back: nn.Module
 
 
-def divide(blueprint: Blueprint) -> Divided:
+def checked_network(blueprint: Blueprint) -> nn.Module:
+    """The whole network, after a first look at what the settings say of its cut, its bottleneck and what is frozen.
+
+    Nothing is recorded, so it takes a moment.
+
+    Raises:
+        CutError, ConfigError: as :func:`divide`.
+    """
+    model = network_of(blueprint)
+    check_cuts(blueprint, model, [blueprint.at])
+    check_end(blueprint, model)
+    check_shape(blueprint, model)
+    check_freezing(blueprint, model)
+    return model
+
+
+def divide(blueprint: Blueprint, model: nn.Module | None = None) -> Divided:
     """Build a network by name, cut it, add exit and bottleneck, or exit and codebook.
 
     With a bottleneck a tensor of that shape crosses; with a codebook of K codewords, a vector (K,). Maps always cross
@@ -65,15 +81,16 @@ def divide(blueprint: Blueprint) -> Divided:
 
     What is frozen keeps its parameters, and runs in evaluation mode whatever the mode of the rest.
 
+    Args:
+        blueprint: of the network.
+        model: of :func:`checked_network`, where that was called before. It is not used afterwards.
+
     Raises:
         CutError: the network is unknown, cannot be traced, cannot be cut there, has no weights of that name, or nothing
             behind the cut can be trained.
         ConfigError: the bottleneck does not fit the tensor at the cut, or what is to be frozen does not exist.
     """
-    model = network_of(blueprint)
-    check_cuts(blueprint, model, [blueprint.at])
-    check_end(blueprint, model)
-    check_shape(blueprint, model)
+    model = checked_network(blueprint) if model is None else model
     front, back = cut(model, blueprint.at, ImageSize.of(blueprint.image_size).shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(blueprint.seed)
@@ -187,9 +204,7 @@ def _freeze(blueprint: Blueprint, parts: Sequence[Part]) -> None:
         whole = name == "front"
         held = parts[:1] if whole else [part for part in parts if name in dict(part.named_modules())]
         if not held or name == "":
-            near = difflib.get_close_matches(name, [n for part in parts for n, _ in part.named_modules()], n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "'smartedge cuts NAME' lists its parts"
-            raise ConfigError(f"train.freeze: {blueprint.name} has no module {name}; {hint}")
+            raise nothing_to_freeze(blueprint, name, [n for part in parts for n, _ in part.named_modules()])
         for part in held:
             part.freeze("" if whole else name)
     if blueprint.freeze and not any(p.requires_grad for part in parts[1:] for p in part.parameters()):

@@ -317,3 +317,12 @@ def test_names_of_files_are_utf_8_whatever_the_locale_says(tmp_path: Path) -> No
         encoding="utf-8",
     )
     assert done.returncode == 3 and "grü ße/Bilder" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("settings", "told"), [("epochs: 2\n", True), ("data: {path: drawn}\n", False)])
+def test_who_names_no_data_set_is_told_what_is_used(tmp_path, monkeypatch, capsys, settings, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(settings)
+    for verb in (["train"], ["edge", "--connect", "127.0.0.1:1"]):
+        assert app.main([*verb, "run.yaml", "--set", "model.name=resnet81"]) != 0
+        assert ("data.path is not set: the images are those of 'drawn'" in capsys.readouterr().err) is told

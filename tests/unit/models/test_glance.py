@@ -14,7 +14,7 @@ from torch import nn
 from smartedge.errors import ConfigError, CutError
 from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import Blueprint
-from smartedge.models.cutting.glance import check_cuts, check_shape
+from smartedge.models.cutting.glance import check_cuts, check_freezing, check_shape
 from smartedge.models.network import divide, network_of
 from smartedge.models.recording.trace import trace
 
@@ -94,3 +94,11 @@ def test_a_map_whose_axes_are_not_known_is_left_to_the_recording():
     for refused, bottleneck in ((False, (8, 3, 64)), (False, (8, 3, 20)), (True, (8, 25, 20))):
         with pytest.raises(ConfigError, match="larger than the 24x64 map") if refused else nullcontext():
             check_shape(dataclasses.replace(wide, at="0", bottleneck=bottleneck), model)
+
+
+@pytest.mark.parametrize("name", ["layr1", ""])
+def test_what_is_not_there_cannot_be_frozen(name: str) -> None:
+    plan = Blueprint("resnet18", "layer1", 2, 64, 0, freeze=("front", "layer2.0", name))
+    with pytest.raises(ConfigError, match=r"train\.freeze: resnet18 has no module"):
+        check_freezing(plan, network_of(plan))
+    check_freezing(dataclasses.replace(plan, freeze=("front", "layer2.0")), network_of(plan))

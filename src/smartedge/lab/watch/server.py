@@ -49,15 +49,12 @@ class Page:
 
 
 @contextmanager
-def watching_run(address: tuple[str, int] | None, run_dir: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Serve the page inside the block, where an address is given, and tell which one it is.
+def watching_run(address: tuple[str, int], run_dir: Path, tell: Callable[[str], None]) -> Iterator[None]:
+    """Serve the page inside the block, and tell its address.
 
     Raises:
         LinkError: it cannot listen there.
     """
-    if address is None:
-        yield
-        return
 
     class Handler(_Handler):
         page = Page(run_dir)

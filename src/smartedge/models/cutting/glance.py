@@ -1,7 +1,7 @@
 """A first look at a network and what the settings say of its cut, before the network is recorded.
 
-To record it imports ``torch._dynamo``, for a second. A cut that cannot be there, and a bottleneck that is too large for
-it, are told before that.
+To record it imports ``torch._dynamo``, for a second. A cut that cannot be there, a bottleneck that is too large for
+it, and a name of nothing that could be frozen are told before that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from smartedge.models.bottleneck import check_bottleneck
 from smartedge.models.layout import Layout, layout_of_shape
 from smartedge.models.recording.graph import shape_text
 
-__all__ = ["check_cuts", "check_end", "check_shape"]
+__all__ = ["check_cuts", "check_end", "check_freezing", "check_shape", "nothing_to_freeze"]
 
 _COUNTED = re.compile(r"_\d+$")  # of the second call and those that follow, as in relu_1
 _OWN = {"apply", "decided", "device", "getattr", "getitem", "input"}  # what a recording names by itself
@@ -107,6 +107,25 @@ def check_shape(blueprint: Blueprint, model: nn.Module) -> None:
             problems.append(error)
     if len(problems) == len(layouts):
         raise problems[0]
+
+
+def check_freezing(blueprint: Blueprint, model: nn.Module) -> None:
+    """Refuse to freeze a module that the network does not have.
+
+    Raises:
+        ConfigError: a name in ``train.freeze`` is not that of a module.
+    """
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    for name in blueprint.freeze:
+        if name != "front" and (name == "" or name not in modules):
+            raise nothing_to_freeze(blueprint, name, modules)
+
+
+def nothing_to_freeze(blueprint: Blueprint, name: str, modules: Iterable[str]) -> ConfigError:
+    """The error for a name in ``train.freeze`` that is none of the modules."""
+    near = difflib.get_close_matches(name, modules, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "'smartedge cuts NAME' lists its parts"
+    return ConfigError(f"train.freeze: {blueprint.name} has no module {name}; {hint}")
 
 
 def _is_own(blueprint: Blueprint) -> bool:

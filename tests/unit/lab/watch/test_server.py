@@ -75,12 +75,6 @@ def test_a_port_that_is_taken_and_a_folder_without_a_run_are_errors(address, run
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_no_address_serves_nothing(running):
-    told: list[str] = []
-    with watching_run(None, running, told.append):
-        assert not told
-
-
 def test_a_page_that_is_watched_costs_little(fleet):
     """A viewer asks every two seconds: three percent of a core are 60 ms each time."""
     page = Page(fleet(20))
