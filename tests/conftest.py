@@ -17,6 +17,8 @@ import pytest
 import torch
 from nats_broker import Broker
 
+from smartedge.data import open_dataset
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Also for the processes that tests start, of which several run side by side.
@@ -79,6 +81,17 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
         return (yield)
     with seeded():
         return (yield)
+
+
+@pytest.fixture(scope="session")
+def drawn_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``data.cache_dir`` that holds all drawn faces of 16 pixels.
+
+    A run that finds none draws all 5500 of them for each new choice of images, which takes more than a second.
+    """
+    folder = tmp_path_factory.getbasetemp() / "drawn faces"
+    open_dataset("drawn", "smile", image_size=16, cache_dir=folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

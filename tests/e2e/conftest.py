@@ -48,7 +48,7 @@ def forked_sides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+def tiny_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn_faces: Path) -> Callable[..., Config]:
     """``tiny_config("run", method="split")``: settings of a few seconds' run in ``tmp_path / "run"``."""
     monkeypatch.setenv("PYTHONPATH", str(HERE), prepend=":")
     monkeypatch.syspath_prepend(str(HERE))
@@ -61,7 +61,7 @@ def tiny_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
             "image_size": 16,
             "limit": {"train": 96, "val": 20, "test": 40},
             "audit_share": 0,
-            "cache_dir": str(tmp_path.parent / "cache"),
+            "cache_dir": str(drawn_faces),
         },
         "model": {"name": "tiny:build", "cut": "stage1", "bottleneck": None, "exit": {"width": 8, "depth": 1}},
         "train": {"batch_size": 16},

@@ -17,9 +17,11 @@ LIMIT = {"train": 32, "val": 16, "test": 16}
 
 
 @pytest.mark.parametrize(("key", "codec"), [("2x2x2", "uint4"), ("8x2x2+20", "learned-20")])
-def test_a_front_is_logged_as_it_is_and_sent_by_its_codec(tmp_path: Path, key: str, codec: str) -> None:
+def test_a_front_is_logged_as_it_is_and_sent_by_its_codec(
+    tmp_path: Path, drawn_faces: Path, key: str, codec: str
+) -> None:
     data: dict[str, Any] = {"path": "drawn", "desired": "smile", "image_size": 16, "limit": LIMIT}
-    data["cache_dir"] = str(tmp_path / "cache")
+    data["cache_dir"] = str(drawn_faces)
     base = {
         "schedule": "freeze-and-log",
         "epochs": 1,

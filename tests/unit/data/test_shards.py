@@ -23,8 +23,8 @@ def ids(dataset: DataSet, split: str) -> list[int]:
 
 
 @pytest.mark.parametrize("parts", [1, 3, 8])
-def test_the_parts_are_disjoint_equally_large_and_together_the_whole(cache: Path, parts: int) -> None:
-    whole = open_dataset("drawn", "smile", image_size=16, limit=LIMIT, cache_dir=cache, audit_share=0.3)
+def test_the_parts_are_disjoint_equally_large_and_together_the_whole(drawn_faces: Path, parts: int) -> None:
+    whole = open_dataset("drawn", "smile", image_size=16, limit=LIMIT, cache_dir=drawn_faces, audit_share=0.3)
     pieces = [shard(whole, part, parts) for part in range(1, parts + 1)]
     for split in ("train", "val", "test", "audit"):
         together = [ids(piece, split) for piece in pieces]
@@ -36,8 +36,8 @@ def test_the_parts_are_disjoint_equally_large_and_together_the_whole(cache: Path
     assert first.labels.tolist() == whole.splits["test"].labels[where].tolist()
 
 
-def test_the_parts_follow_from_the_seed(cache: Path) -> None:
-    whole = open_dataset("drawn", "smile", image_size=16, limit=LIMIT, cache_dir=cache)
+def test_the_parts_follow_from_the_seed(drawn_faces: Path) -> None:
+    whole = open_dataset("drawn", "smile", image_size=16, limit=LIMIT, cache_dir=drawn_faces)
     assert ids(shard(whole, 2, 3), "train") == ids(shard(whole, 2, 3), "train")
     assert ids(shard(whole, 2, 3), "train") != ids(shard(whole, 2, 3, seed=1), "train")
     in_a_row = ids(whole, "train")[17:34]
@@ -61,8 +61,9 @@ def test_nobody_is_in_two_parts(tmp_path: Path, cache: Path, write_parquet: Call
     assert any(None in {persons[id_] for id_ in ids(piece, "train")} for piece in pieces)
 
 
-def test_a_part_without_images_is_refused(cache: Path) -> None:
-    whole = open_dataset("drawn", "smile", image_size=16, limit={"train": 50, "val": 2, "test": 9}, cache_dir=cache)
+def test_a_part_without_images_is_refused(drawn_faces: Path) -> None:
+    few: dict[SplitName, int] = {"train": 50, "val": 2, "test": 9}
+    whole = open_dataset("drawn", "smile", image_size=16, limit=few, cache_dir=drawn_faces)
     empty = [part for part in range(1, 4) if not has_part(whole, part)]
     assert len(empty) == 1
     with pytest.raises(DataError, match=f"part {empty[0]} of 3 has nothing of the val split; use fewer parts"):

@@ -45,7 +45,7 @@ def test_persons_are_those_of_the_images_that_were_set_apart(tmp_path: Path) -> 
     ("share", "a_file", "seen"), [(0.0, False, True), (0.3, False, False), (0.3, True, None), (0.0, True, True)]
 )
 def test_what_a_file_of_weights_has_learned_from_is_not_known(
-    tmp_path: Path, share: float, a_file: bool, seen: bool | None
+    tmp_path: Path, drawn_faces: Path, share: float, a_file: bool, seen: bool | None
 ) -> None:
     """The images set apart may be among them. Without any, attackers have the images of this run's training."""
     settings: dict[str, Any] = {
@@ -56,7 +56,7 @@ def test_what_a_file_of_weights_has_learned_from_is_not_known(
             "sensitive": ["masculine"],
             "image_size": 16,
             "limit": {"train": 20, "val": 10, "test": 10},
-            "cache_dir": str(tmp_path / "cache"),
+            "cache_dir": str(drawn_faces),
             "audit_share": share,
         },
         "model": {"name": "narrow:build", "cut": "layer1"},
@@ -74,9 +74,9 @@ def test_what_a_file_of_weights_has_learned_from_is_not_known(
     assert found.train.seen is seen
 
 
-def test_an_interrupted_run_is_not_audited(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_not_audited(tmp_path: Path, drawn_faces: Path) -> None:
     """It has weights, and goes on with others."""
-    data: dict[str, Any] = {"path": "drawn", "desired": "smile", "image_size": 16, "cache_dir": str(tmp_path / "cache")}
+    data: dict[str, Any] = {"path": "drawn", "desired": "smile", "image_size": 16, "cache_dir": str(drawn_faces)}
     data["limit"] = {"train": 20, "val": 10, "test": 10}
     config = load_config({"data": data, "model": {"name": "narrow:build", "cut": "layer1"}})
     run = untrained_run(tmp_path / "run", config, finished=False)
