@@ -7,8 +7,8 @@ import pytest
 
 from smartedge.cloud import handover as handover_module
 from smartedge.cloud.handover import Decoded, Handover
-from smartedge.errors import RunError
-from smartedge.types import FeatureBatch
+from smartedge.errors import LinkError, RunError
+from smartedge.types import EncodedBatch, FeatureBatch, Frame
 
 
 def test_the_handover_keeps_no_more_than_it_has_room_for() -> None:
@@ -53,4 +53,20 @@ def test_whoever_waits_hears_that_training_has_failed() -> None:
     handover = Handover()
     handover.failure = ValueError("the disk is full")
     with handover.changed, pytest.raises(RunError, match="training has failed: the disk is full"):
+        handover.wait(lambda: None)
+
+
+def test_an_edge_that_goes_back_gets_no_answer_of_before_and_its_run_is_open_again() -> None:
+    handover = Handover()
+    handover.answers[3] = Frame(3, EncodedBatch(np.arange(1), np.zeros(1, np.int64), b"", b""))
+    handover.complete, handover.learned = True, {"edge": 4, "other": 9}
+    handover.go_back("edge", 2)
+    assert not handover.answers and not handover.complete and handover.learned == {"edge": 2, "other": 9}
+
+
+def test_whoever_waits_hears_that_the_cloud_ends() -> None:
+    handover = Handover()
+    with handover.in_use():
+        pass
+    with handover.changed, pytest.raises(LinkError, match="the cloud was stopped; it may come back"):
         handover.wait(lambda: None)

@@ -56,3 +56,29 @@ def test_features_that_lie_apart_are_reported() -> None:
     few = Influence(None)
     few.see("a", np.zeros((2, 3), np.float32))
     assert few.distances() == {} and few.loss("a") is None
+
+
+def test_drift_is_from_the_mean_of_the_first_ten_frames_in_units_of_the_median_edges() -> None:
+    influence = Influence(None)
+    for edge, step in (("a", 1.0), ("b", 2.0), ("c", 6.0)):
+        for frame in range(12):
+            influence.see(edge, np.full((4, 3), step * frame, np.float32))
+    mean, first = 0.0, 4.5  # of a: frames 0 to 11, the later ones with a tenth of the weight; the mean of 0 to 9
+    for frame in range(1, 12):
+        mean += 0.1 * (frame - mean)
+    assert influence.drifts() == pytest.approx({"a": 0.5, "b": 1.0, "c": 3.0})
+    assert np.linalg.norm(influence._means["a"] - influence._first["a"]) == pytest.approx(abs(mean - first) * 3**0.5)
+
+
+def test_a_spread_counts_as_a_twentieth_of_the_median_at_least_and_shares_are_rounded() -> None:
+    """All losses are alike: five times a twentieth above them is the limit, and no less than 0.25 nats."""
+    for middle, limit in ((8.0, 2.0), (0.5, 0.25)):
+        for above, capped in ((0.95, ()), (1.05, ("edge7",))):
+            influence = Influence(0.3)
+            losses = np.full(8, middle)
+            losses[7] += above * limit
+            for _ in range(20):
+                influence.note(EDGES, losses)
+            influence.judge()
+            assert influence.capped == capped
+    assert influence.kept(9) == 3, "2.7"

@@ -78,3 +78,12 @@ def test_labels_that_are_lacking_are_not_counted() -> None:
         whole.see(edge, labels, 2)
         blank.see(edge, np.concatenate([labels, np.full((300, 2), np.nan, np.float32)]), 2)
     np.testing.assert_array_equal(whole.offsets(np.array(["a"])), blank.offsets(np.array(["a"])))
+
+
+def test_a_label_that_an_edge_seems_to_have_less_than_never_counts_as_rare() -> None:
+    """Randomised labels that are all alike are traced back to a share below zero of the other one."""
+    found = shares_of({"a": [100_000, 0], "b": [30_000, 70_000]}, label_epsilon=1.0).offsets(np.array(["a"]))
+    channel = label_channel(1.0, 2, "single").double().numpy()
+    of_a, of_all = np.linalg.solve(channel.T, [1.0, 0.0]), np.linalg.solve(channel.T, [0.65, 0.35])
+    assert of_a[1] < 0
+    assert found is not None and found[0, 1] == pytest.approx(np.log(0.001 / (of_a[0] + 0.001) / of_all[1]), abs=1e-2)
