@@ -189,7 +189,7 @@ class ExitLearner(NetworkLearner):
             ids_B = torch.from_numpy(batch.ids).to(self.device)
             mixture = MixtureTerm(self.mixtures, ids_B, weight=rise * adversary.mixture)
         return Suppression(
-            self.adversaries.train(),
+            self.adversaries,
             self.adversary_optimizer,
             {column: batch.sensitive[column].to(self.device) for column in self.adversaries.columns},
             steps=adversary.steps,

@@ -17,7 +17,7 @@ from smartedge.data.dataset import Split
 from smartedge.edge.sender import Traffic
 from smartedge.edge.state import Counts, EdgeState, fingerprint
 from smartedge.errors import RunError
-from smartedge.runs.checkpoint import State
+from smartedge.runs.checkpoint import Checkpoints, State
 from smartedge.runs.seeds import RandomStream
 from smartedge.types import Task
 
@@ -143,6 +143,7 @@ def test_a_teacher_goes_on_until_it_is_trained_and_is_then_kept_apart(tmp_path: 
         again.restore()
         assert (again.counts.taught, again.learner.teacher.weight) == (epoch, weight)
     again.checkpoint(0, at_once)
+    assert Checkpoints(tmp_path / "checkpoints").load(2)["teacher"] is None, "nor one of a run that goes on"
     third = state_in(tmp_path, taught=True)
     third.restore()
     assert third.learner.teacher.weight == 2.0

@@ -93,6 +93,26 @@ def test_one_exit_in_turn_starts_anew(images):
     assert not any(moved(never, epoch) for epoch in range(7))
 
 
+def test_adversaries_begin_by_the_seed_of_the_run_and_know_the_layout_of_the_cut(images):
+    made = [learner(images, seed=seed).adversaries for seed in (0, 0, 1)]
+    weights = [torch.cat([each.flatten() for each in one.parameters()]) for one in made]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert [one.layout for one in made] == ["channels-first"] * 3 and all(one.training for one in made)
+
+
+def test_split_learning_infers_in_evaluation_mode_and_learns_in_training_mode(images):
+    config = learner(images).config
+    split = load_config(
+        {**config.model_dump(), "method": "split", "adversary": {}, "dp": {}, "model": {"name": "narrow:build"}},
+        {"data": {"sensitive": []}},
+    )
+    one = get_method("split").edge(split, TASK, torch.device("cpu"))
+    features = [one.infer(images.batch)[0] for _ in range(2)]
+    learned = one.learn(images.batch, Progress(1, 4)).sent_BF
+    assert torch.equal(*features) and not torch.equal(features[0], learned), "batch statistics are of a batch"
+    assert torch.equal(one.learn(images.batch, Progress(1, 4)).sent_BF, learned)
+
+
 @pytest.mark.parametrize("mixture", [0.0, 2.0])
 def test_a_state_goes_on_where_it_stopped(images, mixture):
     def go_on(one: ExitLearner) -> list[torch.Tensor]:

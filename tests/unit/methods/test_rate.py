@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -86,6 +87,18 @@ def test_lambda_rises_while_the_rate_is_above_the_target_and_has_limits(scale: f
     assert (figures["rate_bytes"] > 32) == rises
     assert all(one <= other for one, other in zip(*((seen, seen[1:]) if rises else (seen[1:], seen)), strict=False))
     assert term.weight == (3.0 if rises else 0.01)
+
+
+@pytest.mark.parametrize(("times", "power"), [(1.5, math.log(1.5)), (100.0, 1.0), (0.01, -1.0)])
+def test_one_update_changes_lambda_by_a_twentieth_of_the_excess_which_is_one_at_most(
+    monkeypatch: pytest.MonkeyPatch, times: float, power: float
+) -> None:
+    term = RateTerm(SHAPE, CODEC, CPU)
+    term.rounded(features())
+    monkeypatch.setattr(LearnedCodec, "frame_bytes", lambda *_: times * 32 * 32)
+    term.penalty(features()).backward()
+    assert term.update(features()) == {"rate_bytes": times * 32, "rate_weight": 0.1}
+    assert term.weight == pytest.approx(0.1 * math.exp(0.05 * power))
 
 
 @pytest.mark.parametrize("protected", [False, True])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from smartedge.methods.back_step import cloud_forward, cloud_step
+from smartedge.methods.back_step import cloud_forward, cloud_step, image_losses
 from smartedge.methods.front_step import edge_forward, edge_step, split_finish, split_start
 from smartedge.methods.options import StepOptions
 from smartedge.models.optim import make_optimizer, set_learning_rate
@@ -130,3 +130,16 @@ def test_weight_decay_spares_biases_and_norms():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     groups = make_optimizer([model], name="adamw", lr=1e-3, weight_decay=0.1, momentum=0.9).param_groups
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (3, 0.0)]
+
+
+def test_the_loss_of_each_image_is_its_cross_entropy_and_lacking_labels_count_for_nothing():
+    logits = torch.tensor([[0.0, 2.0, -1.0], [1.0, 1.0, 1.0]])
+    expected = F.cross_entropy(logits, torch.tensor([1, 2]), reduction="none")
+    found = image_losses(logits, torch.tensor([1, 2]))
+    assert found.dtype == "float64" and found.tolist() == expected.tolist()
+    logits, nan = torch.tensor([[2.0, -1.0]] * 4), float("nan")
+    labels = torch.tensor([[1.0, 1.0], [0.0, nan], [nan, 1.0], [nan, nan]])
+    yes, no = F.softplus(-logits[0]).tolist(), F.softplus(logits[0]).tolist()
+    expected = [(yes[0] + yes[1]) / 2, no[0], yes[1], 0.0]
+    assert image_losses(logits, labels).tolist() == pytest.approx(expected)
+    assert image_losses(logits[:1], labels[:1]).tolist() == pytest.approx(expected[:1])
