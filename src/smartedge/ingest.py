@@ -12,8 +12,8 @@ from smartedge.framelog.log import check_disk
 from smartedge.links import named_credentials
 from smartedge.methods.base import get_method
 from smartedge.run_folder import note_facts
-from smartedge.runs.monitoring import watching
 from smartedge.runs.progress import Monitor, Update, teller
+from smartedge.runs.telemetry import serving_telemetry
 from smartedge.stopping import Stop
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run_ingest(
         ConfigError: the method sends nothing or needs answers.
         LinkError: the location has another form, or TLS is missing.
     """
-    from smartedge.cloud.ingest.figures import watched_ingest
+    from smartedge.cloud.ingest.figures import ingest_telemetry
     from smartedge.cloud.ingest.process import IngestProcess
     from smartedge.fleet.credentials import ingest_credentials
     from smartedge.fleet.register import Register
@@ -75,7 +75,7 @@ def run_ingest(
         text = f"takes frames from {location} into {config.run_dir}"
         monitor.update(Update("cloud", "ingest", text=text))
         with (
-            watching(metrics, watched_ingest(process, receiver), teller(monitor, "cloud", "metrics")),
+            serving_telemetry(metrics, ingest_telemetry(process, receiver), teller(monitor, "cloud", "metrics")),
             stop.watched(),
         ):
             return process.run(stop, receiver.raise_failure)

@@ -21,9 +21,9 @@ from smartedge.models.zoo.names import check_name
 from smartedge.processes import run_both
 from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.runs.allocator import keep_freed_memory, share_freed_memory
-from smartedge.runs.monitoring import watching
 from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update, teller
+from smartedge.runs.telemetry import serving_telemetry
 from smartedge.stopping import Stop, Stopped, stop_on_signals
 from smartedge.wire.sockets import location_of
 
@@ -154,7 +154,7 @@ def run_edge(
     from smartedge.edge.apart import open_parts
     from smartedge.edge.outage import run_again_after_outages
     from smartedge.edge.runner import EdgeRunner
-    from smartedge.edge.watched import watched_edge
+    from smartedge.edge.telemetry import edge_telemetry
     from smartedge.runs.machine import pick_device
 
     torch.set_num_threads(config.threads)
@@ -170,14 +170,14 @@ def run_edge(
         del parts
         runner = EdgeRunner(config, dataset, sender, folder, monitor, resume=resume, threaded=True, parts=opened)
         del opened
-        watched = watched_edge(runner.sender, lambda: runner.state.counts.epochs)
-        with watching(metrics, watched, tell), stop.watched():
+        telemetry = edge_telemetry(runner.sender, lambda: runner.state.counts.epochs)
+        with serving_telemetry(metrics, telemetry, tell), stop.watched():
             return runner.run(stop)
 
     def begin(resume: bool) -> EdgeRunner:
         return EdgeRunner(config, dataset, sender, folder, monitor, resume=resume, threaded=True)
 
-    with watching(metrics, watched_edge(None), tell), stop.watched():
+    with serving_telemetry(metrics, edge_telemetry(None), tell), stop.watched():
         return run_again_after_outages(begin, stop, tell, resume=resume)
 
 
@@ -207,7 +207,7 @@ def release_images(  # noqa: PLR0913 - one argument for each option of the comma
         stop: set it to stop cleanly.
     """
     from smartedge.edge.releasing import Releaser
-    from smartedge.edge.watched import watched_edge
+    from smartedge.edge.telemetry import edge_telemetry
     from smartedge.fronts.runtime import OnnxFront
 
     note_facts(config, edge=True)
@@ -216,7 +216,7 @@ def release_images(  # noqa: PLR0913 - one argument for each option of the comma
     sender = sender_to(config, location, bundle, tell)
     front = OnnxFront(published, config.threads)
     releaser, stop = Releaser(front, config, source, sender, monitor, resume=resume), stop or Stop()
-    with watching(metrics, watched_edge(releaser.sender), tell), stop.watched():
+    with serving_telemetry(metrics, edge_telemetry(releaser.sender), tell), stop.watched():
         return releaser.release(stop)
 
 
@@ -259,7 +259,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     pick_device(config.hardware.cloud_device, "hardware.cloud_device")  # an error comes before the network is built
     note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)
-    from smartedge.cloud.watched import watched_cloud  # when the network is known to be right: it takes a while
+    from smartedge.cloud.telemetry import cloud_telemetry  # when the network is known to be right: it takes a while
 
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
     one_way = None if udp is None else one_way_receiver(runner.ingest, *udp, fleet=fleet)
@@ -273,7 +273,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
             one_way.start()
             where = location_of(udp[0], one_way.port)
             monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {where}"))
-        with watching(metrics, watched_cloud(runner, receiver), tell), stop.watched():
+        with serving_telemetry(metrics, cloud_telemetry(runner, receiver), tell), stop.watched():
             return runner.run(stop)
     finally:
         receiver.close()

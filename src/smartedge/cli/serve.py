@@ -10,7 +10,7 @@ from typing import Any
 from smartedge.cli.arguments import host_and_port
 from smartedge.cli.cloud import add_fleet_arguments, fleet_of
 from smartedge.cli.common import add_operation_arguments, logs, metrics_address
-from smartedge.runs.monitoring import Figure, Watched, watching
+from smartedge.runs.telemetry import Figure, Telemetry, serving_telemetry
 from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["add_parser", "run"]
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
         yield Figure("serve_received_bytes", "Bytes from an edge, at the socket", "counter", up)
         yield Figure("serve_sent_bytes", "Bytes to an edge, at the socket", "counter", down)
 
-    watched = Watched(figures, lambda: [])
+    telemetry = Telemetry(figures, lambda: [])
     try:
         receiver.start()
-        with logs(args), watching(metrics, watched, print), stop_on_signals() as stop, stop.watched():
+        with logs(args), serving_telemetry(metrics, telemetry, print), stop_on_signals() as stop, stop.watched():
             print(f"listening on {location_of(host, receiver.port)}; Ctrl-C stops", flush=True)
             while not stop.wait(timeout=0.5):
                 pass

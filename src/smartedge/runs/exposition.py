@@ -1,4 +1,4 @@
-"""Answers ``/metrics`` (Prometheus), ``/healthz`` and ``/livez`` over HTTP with what a process tells of itself."""
+"""Answers ``/metrics`` (Prometheus), ``/healthz`` and ``/livez`` over HTTP with the telemetry of a process."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from smartedge.errors import ConfigError
 from smartedge.extras import how_to_install
 from smartedge.runs.http import Listening, RequestHandler
-from smartedge.runs.monitoring import Figure, Watched
+from smartedge.runs.telemetry import Figure, Telemetry
 
-__all__ = ["Watching"]
+__all__ = ["MetricsServer"]
 
 
-class Watching(Listening):
+class MetricsServer(Listening):
     """Answers until :meth:`close`.
 
     Args:
         address: host and port; port 0: any free one.
-        watched: is asked at each request.
+        telemetry: is asked at each request.
 
     Raises:
         ConfigError: prometheus_client is not installed.
         LinkError: it cannot listen there.
     """
 
-    def __init__(self, address: tuple[str, int], watched: Watched) -> None:
+    def __init__(self, address: tuple[str, int], telemetry: Telemetry) -> None:
         try:
             import prometheus_client  # noqa: F401
         except ImportError as error:
@@ -34,13 +34,13 @@ class Watching(Listening):
             ) from error
 
         class Handler(_Handler):
-            what = watched
+            what = telemetry
 
         super().__init__(address, Handler, "--metrics")
 
 
 class _Handler(RequestHandler):
-    what: Watched
+    what: Telemetry
 
     def do_GET(self) -> None:
         """``/metrics``, ``/healthz`` or ``/livez``; everything else is not there."""

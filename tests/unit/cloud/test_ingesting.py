@@ -15,7 +15,7 @@ from nats_broker import Broker
 from smartedge.cloud.back import build_back
 from smartedge.cloud.ingest import process
 from smartedge.cloud.ingest.completion import is_complete
-from smartedge.cloud.ingest.figures import watched_ingest
+from smartedge.cloud.ingest.figures import ingest_telemetry
 from smartedge.cloud.ingest.process import IngestProcess
 from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config
@@ -107,10 +107,10 @@ def test_two_processes_and_a_broker_that_is_killed(tmp_path: Path, own_broker: B
         threads[0].join(timeout=60)
         threads[1].join(timeout=60)
         give_up = time.monotonic() + 30
-        while watched_ingest(*one).trouble() and time.monotonic() < give_up:
+        while ingest_telemetry(*one).trouble() and time.monotonic() < give_up:
             time.sleep(0.02)  # the other one may have done all that was left, before this one was connected again
-        told = {figure.name: figure.value for figure in watched_ingest(*one).figures()}
-        assert watched_ingest(*one).trouble() == []
+        told = {figure.name: figure.value for figure in ingest_telemetry(*one).figures()}
+        assert ingest_telemetry(*one).trouble() == []
         stored = {edge.name: float(one[0].stored(edge.name).frames) for edge in edges}
     assert stored == told["cloud_frames"] == {edge.name: float(edge.streams()[-1].end_seq) for edge in edges}
     assert (told["cloud_edges_done"], told["cloud_complete"], told["ingest_connected"]) == (3, 1, 1)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest.process import IngestProcess
-from smartedge.runs.monitoring import Figure, Watched
+from smartedge.runs.telemetry import Figure, Telemetry
 from smartedge.wire.jetstream.receiver import JetStreamReceiver
 
-__all__ = ["figures_of_intakes", "watched_ingest"]
+__all__ = ["figures_of_intakes", "ingest_telemetry"]
 
 
 def figures_of_intakes(handover: Handover) -> Iterator[Figure]:
@@ -35,7 +35,7 @@ def figures_of_intakes(handover: Handover) -> Iterator[Figure]:
     yield Figure("cloud_complete", "Whether nothing more is taken in", "gauge", float(complete))
 
 
-def watched_ingest(process: IngestProcess, receiver: JetStreamReceiver) -> Watched:
+def ingest_telemetry(process: IngestProcess, receiver: JetStreamReceiver) -> Telemetry:
     """Figures of one of the processes that move frames from a broker into the store.
 
     Frames, sizes and watermarks are of all edges in the store, whichever process takes them; images and refusals are
@@ -54,4 +54,4 @@ def watched_ingest(process: IngestProcess, receiver: JetStreamReceiver) -> Watch
         yield Figure("ingest_refused", "Times that the run took nothing of an edge; it stays", "counter", refused)
         yield Figure("ingest_connected", "Whether the broker is reached", "gauge", float(not receiver.trouble))
 
-    return Watched(figures, lambda: [receiver.trouble] if receiver.trouble else [])
+    return Telemetry(figures, lambda: [receiver.trouble] if receiver.trouble else [])

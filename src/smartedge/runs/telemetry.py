@@ -1,4 +1,4 @@
-"""What a process tells of itself, for whoever watches it: :func:`watching` answers with it over HTTP.
+"""Metrics and health of a process (``--metrics``). :func:`serving_telemetry` answers with them over HTTP.
 
 The figures are computed when they are asked for, from the state that the process has anyway. So nothing is counted
 twice, and a process that nobody asks does nothing, and imports no HTTP server.
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Figure", "Watched", "watching"]
+__all__ = ["Figure", "Telemetry", "serving_telemetry"]
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,24 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Watched:
-    """What a process tells of itself."""
+class Telemetry:
+    """Metrics and health of a process, computed when they are asked for."""
 
     figures: Callable[[], Iterable[Figure]]
     trouble: Callable[[], list[str]]  # what is not as it should be
 
 
 @contextmanager
-def watching(address: tuple[str, int] | None, watched: Watched, tell: Callable[[str], None]) -> Iterator[None]:
+def serving_telemetry(
+    address: tuple[str, int] | None, telemetry: Telemetry, tell: Callable[[str], None]
+) -> Iterator[None]:
     """Answer inside the block, where an address is given, and tell which one it is."""
     if address is None:
         yield
         return
-    from smartedge.runs.exposition import Watching
+    from smartedge.runs.exposition import MetricsServer
 
-    server = Watching(address, watched)
+    server = MetricsServer(address, telemetry)
     tell(f"metrics at http://{address[0]}:{server.port}/metrics")
     try:
         yield

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from smartedge.edge.sender import Sender
 from smartedge.errors import PrivacyError
 from smartedge.privacy.balance import read_balance
-from smartedge.runs.monitoring import Figure, Watched
+from smartedge.runs.telemetry import Figure, Telemetry
 
-__all__ = ["watched_edge"]
+__all__ = ["edge_telemetry"]
 
 _EVERY_S = 60.0  # the ledger is read no more often
 
@@ -43,7 +43,7 @@ class _Budget:
         return self._left
 
 
-def watched_edge(sender: Sender | None, epochs: Callable[[], int] | None = None) -> Watched:
+def edge_telemetry(sender: Sender | None, epochs: Callable[[], int] | None = None) -> Telemetry:
     """Figures of what was sent.
 
     Args:
@@ -88,4 +88,4 @@ def watched_edge(sender: Sender | None, epochs: Callable[[], int] | None = None)
             found.append("the spool is full, and training waits")
         return found
 
-    return Watched(figures, trouble)
+    return Telemetry(figures, trouble)

@@ -13,9 +13,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from smartedge.errors import LinkError
-from smartedge.runs.exposition import Watching
+from smartedge.runs.exposition import MetricsServer
 from smartedge.runs.http import RequestHandler
-from smartedge.runs.monitoring import Figure, Watched, watching
+from smartedge.runs.telemetry import Figure, Telemetry, serving_telemetry
 
 FIGURES = [
     Figure("cloud_frames", "Frames", "counter", {"door": 3.0, 'na"sty\n': 1.0}),
@@ -30,12 +30,12 @@ def trouble() -> list[str]:
 
 
 @pytest.fixture
-def server(trouble: list[str]) -> Iterator[Watching]:
-    with contextlib.closing(Watching(("127.0.0.1", 0), Watched(lambda: FIGURES, lambda: trouble))) as server:
+def server(trouble: list[str]) -> Iterator[MetricsServer]:
+    with contextlib.closing(MetricsServer(("127.0.0.1", 0), Telemetry(lambda: FIGURES, lambda: trouble))) as server:
         yield server
 
 
-def ask(server: Watching, path: str, *, method: str = "GET") -> tuple[int, str]:
+def ask(server: MetricsServer, path: str, *, method: str = "GET") -> tuple[int, str]:
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", method=method)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
@@ -45,7 +45,7 @@ def ask(server: Watching, path: str, *, method: str = "GET") -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
-def test_metrics_are_read_by_a_parser_of_prometheus(server: Watching) -> None:
+def test_metrics_are_read_by_a_parser_of_prometheus(server: MetricsServer) -> None:
     status, text = ask(server, "/metrics")
     found = {
         (sample.name, sample.labels.get("edge")): sample.value
@@ -60,7 +60,7 @@ def test_metrics_are_read_by_a_parser_of_prometheus(server: Watching) -> None:
     }
 
 
-def test_health_says_ok_or_why_not(server: Watching, trouble: list[str]) -> None:
+def test_health_says_ok_or_why_not(server: MetricsServer, trouble: list[str]) -> None:
     status, text = ask(server, "/healthz")
     assert (status, json.loads(text)) == (200, {"status": "ok"})
     trouble.append("the spool is full, and training waits")
@@ -69,13 +69,13 @@ def test_health_says_ok_or_why_not(server: Watching, trouble: list[str]) -> None
     assert ask(server, "/livez") == (200, "ok\n")  # a restart would not mend it
 
 
-def test_nothing_else_is_there(server: Watching) -> None:
+def test_nothing_else_is_there(server: MetricsServer) -> None:
     for path in ("/", "/metrics/../secret", "/healthz/"):
         assert ask(server, path)[0] == 404
     assert ask(server, "/metrics", method="POST")[0] == 501
 
 
-def test_silent_clients_do_not_keep_others_out(server: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_clients_do_not_keep_others_out(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestHandler, "timeout", 0.3)
     with contextlib.ExitStack() as held:
         for _ in range(12):  # more than are answered at a time
@@ -83,14 +83,14 @@ def test_silent_clients_do_not_keep_others_out(server: Watching, monkeypatch: py
         assert ask(server, "/healthz")[0] == 200
 
 
-def test_a_port_that_is_taken_is_an_error(server: Watching) -> None:
+def test_a_port_that_is_taken_is_an_error(server: MetricsServer) -> None:
     with pytest.raises(LinkError, match=f"cannot listen on 127.0.0.1:{server.port}"):
-        Watching(("127.0.0.1", server.port), Watched(list, list))
+        MetricsServer(("127.0.0.1", server.port), Telemetry(list, list))
 
 
 def test_where_nobody_asked_for_it_nothing_listens() -> None:
     told: list[str] = []
-    with watching(None, Watched(list, list), told.append):
+    with serving_telemetry(None, Telemetry(list, list), told.append):
         assert told == []
-    with watching(("127.0.0.1", 0), Watched(list, list), told.append):
+    with serving_telemetry(("127.0.0.1", 0), Telemetry(list, list), told.append):
         assert told[0].startswith("metrics at http://127.0.0.1:")

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from smartedge.cloud.ingest.figures import figures_of_intakes
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
-from smartedge.runs.monitoring import Figure, Watched
+from smartedge.runs.telemetry import Figure, Telemetry
 from smartedge.wire.grpc_receiver import GrpcReceiver
 
-__all__ = ["watched_cloud"]
+__all__ = ["cloud_telemetry"]
 
 
-def watched_cloud(runner: CloudRunner | Receiving, receiver: GrpcReceiver) -> Watched:
+def cloud_telemetry(runner: CloudRunner | Receiving, receiver: GrpcReceiver) -> Telemetry:
     """Figures of the run, and of every edge of which an acceptable frame came.
 
     Edges are named by their certificates or tokens. A sender that is refused adds to a count without a name, so it
@@ -52,4 +52,4 @@ def watched_cloud(runner: CloudRunner | Receiving, receiver: GrpcReceiver) -> Wa
             found = ["training has failed"] if handover.failure is not None else []
             return found + [f"edge {edge} is in quarantine" for edge in sorted(handover.quarantined)]
 
-    return Watched(figures, trouble)
+    return Telemetry(figures, trouble)

@@ -13,17 +13,17 @@ from headers import stream_header
 
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.codec import get_codec
-from smartedge.edge import outage, watched
+from smartedge.edge import outage, telemetry
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.edge.watched import watched_edge
+from smartedge.edge.telemetry import edge_telemetry
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Gaussian, Mechanism, Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
-from smartedge.runs.monitoring import Watched
+from smartedge.runs.telemetry import Telemetry
 from smartedge.wire.memory import MemoryLink
 
 NOISE = Gaussian((2, 2, 2), 1.0, 5.0, 1e-5)
@@ -59,21 +59,21 @@ def release(sender: Sender, seq: int) -> None:
     sender.send(np.arange(3), np.zeros((3, 2, 2, 2), np.float32), np.zeros(3, np.int64))
 
 
-def told(asked: Watched) -> dict[str, object]:
+def told(asked: Telemetry) -> dict[str, object]:
     return {figure.name: figure.value for figure in asked.figures()}
 
 
 def test_an_edge_that_sends_nothing_tells_its_epochs() -> None:
-    asked = watched_edge(None, lambda: 7)
+    asked = edge_telemetry(None, lambda: 7)
     assert told(asked) == {"edge_epoch": 7.0} and asked.trouble() == []
-    assert told(watched_edge(None)) == {}
+    assert told(edge_telemetry(None)) == {}
 
 
 def test_the_budget_that_is_left_is_that_of_the_image_that_spent_most(make_sender, monkeypatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(watched.time, "monotonic", lambda: now)
+    monkeypatch.setattr(telemetry.time, "monotonic", lambda: now)
     sender = make_sender(epsilon=8.0)
-    asked = watched_edge(sender)
+    asked = edge_telemetry(sender)
     assert told(asked)["edge_budget_left_epsilon"] == 8.0, "known at once"
     sender.open(stream_header(batch_size=3, frames=4, train_steps=4))
     release(sender, 0)
@@ -86,14 +86,14 @@ def test_the_budget_that_is_left_is_that_of_the_image_that_spent_most(make_sende
 
 
 def test_a_ledger_without_a_budget_is_not_read(make_sender, monkeypatch) -> None:
-    monkeypatch.setattr(watched, "read_balance", None)
-    assert told(watched_edge(make_sender(Unprotected((2, 2, 2)))))["edge_budget_left_epsilon"] is None
+    monkeypatch.setattr(telemetry, "read_balance", None)
+    assert told(edge_telemetry(make_sender(Unprotected((2, 2, 2)))))["edge_budget_left_epsilon"] is None
 
 
 def test_a_ledger_that_cannot_be_read_leaves_the_figure_open(make_sender) -> None:
     sender = make_sender(epsilon=8.0)
     sender.gate.ledger.path = sender.gate.ledger.path.with_name("gone")
-    assert told(watched_edge(sender))["edge_budget_left_epsilon"] is None
+    assert told(edge_telemetry(sender))["edge_budget_left_epsilon"] is None
 
 
 def test_what_was_released_waits_and_is_confirmed(make_sender) -> None:
@@ -103,7 +103,7 @@ def test_what_was_released_waits_and_is_confirmed(make_sender) -> None:
     release(sender, 0)
     release(sender, 1)
     sender.close_stream()
-    asked = watched_edge(sender, lambda: 1)
+    asked = edge_telemetry(sender, lambda: 1)
     before = told(asked)
     assert before["edge_releases"] == {"train": 6.0}
     assert (before["edge_sent_bytes"], before["edge_received_bytes"]) == (1200.0, 30.0)
@@ -116,7 +116,7 @@ def test_what_was_released_waits_and_is_confirmed(make_sender) -> None:
 
 def test_an_outage_and_a_full_spool_are_trouble(make_sender, monkeypatch) -> None:
     sender = make_sender()
-    asked = watched_edge(sender)
+    asked = edge_telemetry(sender)
     now, over = 1000.0, threading.Event()
     monkeypatch.setattr(outage.time, "monotonic", lambda: now)
     over.set()

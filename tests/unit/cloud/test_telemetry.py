@@ -11,12 +11,12 @@ from small_cloud import CONFIG, HEADER, VAL
 
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
-from smartedge.cloud.watched import watched_cloud
+from smartedge.cloud.telemetry import cloud_telemetry
 from smartedge.codec import get_codec, pack
 from smartedge.errors import FrameError
 from smartedge.privacy.release import release
-from smartedge.runs.monitoring import Figure
 from smartedge.runs.progress import Quiet
+from smartedge.runs.telemetry import Figure
 from smartedge.types import Frame
 from smartedge.wire.frame import serialise
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -58,8 +58,8 @@ def of_edge(value: float) -> dict[str, float]:
 
 def test_every_figure(tmp_path) -> None:
     runner = CloudRunner(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
-    watched = watched_cloud(runner, RECEIVER)  # type: ignore[arg-type]
-    assert [figure for figure in watched.figures() if figure.value not in ({}, 0.0)] == [
+    telemetry = cloud_telemetry(runner, RECEIVER)  # type: ignore[arg-type]
+    assert [figure for figure in telemetry.figures() if figure.value not in ({}, 0.0)] == [
         counter("cloud_refused_calls", "Calls of anybody that were refused or broke off", 7.0)
     ]
     send_training_frames(runner)
@@ -67,7 +67,7 @@ def test_every_figure(tmp_path) -> None:
         runner.ingest.accept(UNNAMED_EDGE, dataclasses.replace(VAL, batch_size=64))
     trainer, log = runner.trainer, runner.logs[UNNAMED_EDGE]
     assert trainer is not None and trainer.latest_loss is not None and log.total_bytes > 0
-    assert list(watched.figures()) == [
+    assert list(telemetry.figures()) == [
         counter("cloud_frames", "Frames in the log of an edge", of_edge(2.0)),
         counter("cloud_images", "Images that came since the cloud was started", of_edge(8.0)),
         counter("cloud_refused", "Streams and frames of a known edge that were refused", of_edge(1.0)),
@@ -93,7 +93,7 @@ def test_frames_wait_where_other_processes_train_and_there_is_no_step(tmp_path) 
     handover = receiving.ingest.handover
     with handover.changed:
         handover.complete = True
-    told = {figure.name: figure.value for figure in watched_cloud(receiving, RECEIVER).figures()}  # type: ignore[arg-type]
+    told = {figure.name: figure.value for figure in cloud_telemetry(receiving, RECEIVER).figures()}  # type: ignore[arg-type]
     assert told["cloud_lag_frames"] == of_edge(2.0) and told["cloud_complete"] == 1.0
     assert not {"cloud_step", "cloud_epoch", "cloud_loss"} & told.keys()
     receiving.ingest.close()
@@ -101,10 +101,10 @@ def test_frames_wait_where_other_processes_train_and_there_is_no_step(tmp_path) 
 
 def test_trouble_is_named(tmp_path) -> None:
     runner = CloudRunner(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
-    watched = watched_cloud(runner, RECEIVER)  # type: ignore[arg-type]
-    assert watched.trouble() == []
+    telemetry = cloud_telemetry(runner, RECEIVER)  # type: ignore[arg-type]
+    assert telemetry.trouble() == []
     handover = runner.ingest.handover
     with handover.changed:
         handover.failure, handover.quarantined = RuntimeError("bad"), {"b": 3, "a": 1}
-    assert watched.trouble() == ["training has failed", "edge a is in quarantine", "edge b is in quarantine"]
+    assert telemetry.trouble() == ["training has failed", "edge a is in quarantine", "edge b is in quarantine"]
     runner.close()
