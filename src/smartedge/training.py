@@ -139,7 +139,7 @@ def run_edge(
         LinkError, FleetError: somebody answers there, and does not take this edge (:func:`smartedge.links.link_to`).
     """
     check_name(config.model.name)
-    config = in_folder(config.exact(), "run", ["edge"], resume=resume)
+    config = in_folder(config.without_auto(), "run", ["edge"], resume=resume)
     note_facts(config, edge=True)
     method, stop = get_method(config.method), stop or Stop()
     tell = teller(monitor, "edge", "link")
@@ -243,7 +243,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
         raise errors.ConfigError(
             f"method: '{config.method}' sends nothing, so there is no cloud to start; use 'smartedge edge'"
         )
-    config = in_folder(config.exact(), "run", ["cloud"], resume=resume)
+    config = in_folder(config.without_auto(), "run", ["cloud"], resume=resume)
     # What is wrong with the address, the fleet, the disk or the name is told before torch is imported.
     check_receiver(config, host, port, fleet=fleet, behind_proxy=behind_proxy)
     check_disk(config.run_dir / "cloud")

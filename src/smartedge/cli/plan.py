@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.methods.schedules import SCHEDULES
 
     short = [f"epochs={args.epochs}"] if args.epochs is not None else []
-    config = load_config(args.config, [*args.overrides, *short, *threads(args)]).exact()
+    config = load_config(args.config, [*args.overrides, *short, *threads(args)]).without_auto()
     link = parse_link(args.link)
     methods = _known("--methods", args.methods, tuple(METHODS)) or tuple(METHODS)
     schedules = _known("--schedules", args.schedules, tuple(SCHEDULES))

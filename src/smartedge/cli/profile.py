@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.watts is not None and args.watts <= 0:
         raise ConfigError(f"--watts {args.watts:g}: must be above 0")
-    config = load_config(args.config, [*args.overrides, *threads(args)]).exact()
+    config = load_config(args.config, [*args.overrides, *threads(args)]).without_auto()
     monitor = Bars()
     try:
         profile, _ = measure_here(

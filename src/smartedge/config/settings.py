@@ -160,15 +160,15 @@ class Config(Section):
 
     @property
     def automatic(self) -> tuple[str, ...]:
-        """The settings whose value is to be measured by what starts both sides, which must agree."""
+        """The settings that are ``auto``. Whoever starts both sides measures them, since both need the same values."""
         train = self.train
         return tuple(f"train.{key}" for key in ("precision", "channels_last") if getattr(train, key) == "auto")
 
-    def exact(self) -> Config:
-        """These settings.
+    def without_auto(self) -> Config:
+        """These settings, none of which may be ``auto``.
 
         Raises:
-            ConfigError: some are ``auto``.
+            ConfigError: some are.
         """
         if self.automatic:
             raise ConfigError(

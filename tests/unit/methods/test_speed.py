@@ -64,5 +64,5 @@ def test_a_measurement_leaves_random_numbers_and_threads_alone(monkeypatch, tmp_
 
 def test_a_side_alone_needs_exact_settings():
     with pytest.raises(ConfigError, match=r"train\.precision.*'auto' is measured by 'smartedge train'"):
-        load_config({"train": {"precision": "auto"}}).exact()
-    assert load_config({}).exact() == load_config({})
+        load_config({"train": {"precision": "auto"}}).without_auto()
+    assert load_config({}).without_auto() == load_config({})

@@ -59,7 +59,7 @@ def sweep(
         RunError: a folder of the sweep holds a run with other settings.
         KeyboardInterrupt: the sweep was stopped; the same call continues it.
     """
-    base = load_config(config, overrides).exact()
+    base = load_config(config, overrides).without_auto()
     root = folder or folder_of(base, name_of(config))
     if not axes:
         raise ConfigError("a sweep needs a setting to vary, for example --vary adversary.weight=0,1,3")
