@@ -126,7 +126,7 @@ def test_both_have_the_same_density(mechanism, twin, features_BF):
         inputs_BF = torch.from_numpy(inputs_ND).float().reshape(features_BF.shape)
     released = twin.released(inputs_BF)
     mine_RN = twin.log_density(released, inputs_BF).double().numpy()
-    its_RN = law.log_density(law.seen(released.features_NF.numpy()[None]), inputs_ND)
+    its_RN = law.log_density(law.statistic(released.features_NF.numpy()[None]), inputs_ND)
     mine_RN, its_RN = (log_RN - log_RN[:, :1] for log_RN in (mine_RN, its_RN))
     np.testing.assert_allclose(mine_RN, its_RN, rtol=1e-4, atol=1e-4 * np.abs(its_RN).max())
     assert np.ptp(its_RN) > 0.1, "they differ at all"

@@ -43,15 +43,15 @@ class ReleaseLaw(ABC):
         """Bounded features (N, *F) in the form that the other methods take: float64 (N, D)."""
 
     @abstractmethod
-    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+    def statistic(self, released_RNF: NDArray[np.floating]) -> Floats:
         """A sufficient statistic of R releases of each of N images, (R, N, *F): float64 (N, E)."""
 
     @abstractmethod
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
-        """One draw of the statistic of :meth:`seen` for each of M images: float64 (M, E)."""
+        """One draw of :meth:`statistic` for each of M images: float64 (M, E)."""
 
     @abstractmethod
-    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+    def log_density(self, statistic_ME: Floats, inputs_ND: Floats) -> Floats:
         """The logarithm of the density at each release for each input, float64 (M, N).
 
         It lacks a term that depends on the release alone, so only differences within a row have a meaning.
@@ -75,7 +75,7 @@ class GaussianLaw(ReleaseLaw):
         """The numbers of each map, on the grid."""
         return _on_grid(self.mechanism, bounded_NF)
 
-    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+    def statistic(self, released_RNF: NDArray[np.floating]) -> Floats:
         """The mean of an image's releases."""
         return _flat(np.asarray(released_RNF, dtype=np.float64).mean(axis=0))
 
@@ -83,9 +83,9 @@ class GaussianLaw(ReleaseLaw):
         """Inputs plus noise."""
         return inputs_MD + self.sigma * rng.standard_normal(inputs_MD.shape)
 
-    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+    def log_density(self, statistic_ME: Floats, inputs_ND: Floats) -> Floats:
         """−‖z − x‖²/2σ², without the term in z alone."""
-        scores_MN = seen_ME @ inputs_ND.T
+        scores_MN = statistic_ME @ inputs_ND.T
         scores_MN -= (inputs_ND**2).sum(axis=1) / 2
         scores_MN /= self.sigma**2
         return scores_MN
@@ -104,7 +104,7 @@ class LaplaceLaw(ReleaseLaw):
         """The numbers of each map, on the grid, once for each release."""
         return np.tile(_on_grid(self.mechanism, bounded_NF), (1, self.releases))
 
-    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+    def statistic(self, released_RNF: NDArray[np.floating]) -> Floats:
         """The releases of an image, one after the other."""
         return np.concatenate([_flat(part_NF) for part_NF in released_RNF], axis=1)
 
@@ -112,10 +112,10 @@ class LaplaceLaw(ReleaseLaw):
         """Inputs plus noise."""
         return inputs_MD + rng.laplace(scale=self.mechanism.scale, size=inputs_MD.shape)
 
-    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+    def log_density(self, statistic_ME: Floats, inputs_ND: Floats) -> Floats:
         """−‖z − x‖₁/b."""
-        total_MN = np.zeros((len(seen_ME), len(inputs_ND)))
-        for seen_M, inputs_N in zip(seen_ME.T, inputs_ND.T, strict=True):
+        total_MN = np.zeros((len(statistic_ME), len(inputs_ND)))
+        for seen_M, inputs_N in zip(statistic_ME.T, inputs_ND.T, strict=True):
             total_MN -= np.abs(seen_M[:, None] - inputs_N)
         total_MN /= self.mechanism.scale
         return total_MN
@@ -135,17 +135,17 @@ class GridLaw(ReleaseLaw):
         """The number, on the grid."""
         return self.law.inputs(bounded_NF)
 
-    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+    def statistic(self, released_RNF: NDArray[np.floating]) -> Floats:
         """The number that was released."""
-        return self.law.seen(released_RNF)
+        return self.law.statistic(released_RNF)
 
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
         """Inputs plus continuous noise."""
         return self.law.sample(inputs_MD, rng)
 
-    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+    def log_density(self, statistic_ME: Floats, inputs_ND: Floats) -> Floats:
         """The log-density of the continuous noise."""
-        return self.law.log_density(seen_ME, inputs_ND)
+        return self.law.log_density(statistic_ME, inputs_ND)
 
     def table(self, inputs_ND: Floats) -> Floats:
         """P(grid step released) for each input."""
@@ -173,7 +173,7 @@ class CodewordLaw(ReleaseLaw):
         codeword_N1: Floats = np.asarray(bounded_NF).argmax(axis=1)[:, None].astype(np.float64)
         return codeword_N1
 
-    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+    def statistic(self, released_RNF: NDArray[np.floating]) -> Floats:
         """How many of an image's releases hold each codeword, (N, K)."""
         counts_NK: Floats = np.rint(np.asarray(released_RNF, dtype=np.float64)).sum(axis=0)
         return counts_NK
@@ -183,9 +183,9 @@ class CodewordLaw(ReleaseLaw):
         drawn_MO = rng.multinomial(self.releases, self.channel_KO[inputs_MD[:, 0].astype(np.int64)])
         return np.asarray(drawn_MO @ self.outcomes_OK)
 
-    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+    def log_density(self, statistic_ME: Floats, inputs_ND: Floats) -> Floats:
         """Log-odds times the count of the input's codeword: a release has one of two probabilities."""
-        return np.asarray(self.log_odds * seen_ME[:, inputs_ND[:, 0].astype(np.int64)])
+        return np.asarray(self.log_odds * statistic_ME[:, inputs_ND[:, 0].astype(np.int64)])
 
     def table(self, inputs_ND: Floats) -> Floats | None:
         """P(multiset of outcomes) for each input."""

@@ -98,7 +98,7 @@ def test_the_law_is_the_mechanisms_own(make) -> None:  # type: ignore[no-untyped
     bounded = mechanism.bound(features.astype(np.float32))
     released = _released(mechanism, bounded, 5)
     exact = mechanism.log_likelihood(released.astype(np.float32), bounded)
-    found = law.log_density(law.seen(released[None]), law.inputs(bounded))
+    found = law.log_density(law.statistic(released[None]), law.inputs(bounded))
     assert np.diff(found, axis=1) == pytest.approx(np.diff(exact, axis=1), abs=0.02)
 
 
@@ -113,8 +113,8 @@ def test_releases_of_one_image_add_up() -> None:
     assert draws.std(axis=0) == pytest.approx(0.25, abs=0.005)
     assert laplace.inputs(bounded).shape == (3, 12)
     released = np.stack([_released(_laplace(), bounded, seed) for seed in range(4)])
-    assert laplace.seen(released).shape == (3, 12)
-    assert gaussian.seen(released) == pytest.approx(released.mean(axis=0))
+    assert laplace.statistic(released).shape == (3, 12)
+    assert gaussian.statistic(released) == pytest.approx(released.mean(axis=0))
 
 
 def test_how_far_several_releases_are_apart() -> None:

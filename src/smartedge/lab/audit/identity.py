@@ -252,7 +252,7 @@ def _mixture(own: Crowd, law: ReleaseLaw) -> Linker:
     member_NP[np.arange(len(own)), number_N] = np.sqrt(pair_N)
 
     def score(crowd: Crowd) -> Floats:
-        log_MN = law.log_density(law.seen(crowd.releases_RND[:1]), inputs_ND)
+        log_MN = law.log_density(law.statistic(crowd.releases_RND[:1]), inputs_ND)
         density_MN = np.exp(log_MN - log_MN.max(axis=1, keepdims=True))
         density_MN /= np.maximum(density_MN @ alone_N, 1e-300)[:, None]
         by_person_MP = density_MN @ member_NP

@@ -275,7 +275,7 @@ def _densities(problem: _Problem, crowd: Crowd, release: int) -> Floats:
         return np.asarray(same_MN, dtype=np.float64)
     assert law is not None
     assert own.bounded_NF is not None
-    log_MN = law.log_density(law.seen(crowd.releases_RND[release][None]), law.inputs(own.bounded_NF))
+    log_MN = law.log_density(law.statistic(crowd.releases_RND[release][None]), law.inputs(own.bounded_NF))
     if sees == "both":
         log_MN = np.where(same_MN, log_MN, -np.inf)
     highest_M1 = log_MN.max(axis=1, keepdims=True)

@@ -125,7 +125,7 @@ def test_mixture_is_the_likelihood_ratio_of_two_different_images_of_one_own_pers
     own = Crowd(bounded[None], persons, np.zeros(7, np.int64), {}, bounded)
     seen = Crowd(rng.uniform(-1, 1, (1, 2, 2)).astype(np.float32), np.array([8, 9]), np.zeros(2, np.int64))
     scores = _mixture(own, law)(seen)
-    density = np.exp(law.log_density(law.seen(seen.releases_RND), law.inputs(bounded)))
+    density = np.exp(law.log_density(law.statistic(seen.releases_RND), law.inputs(bounded)))
     pairs = {
         person: [(i, j) for i in range(7) for j in range(7) if i != j and persons[i] == persons[j] == person]
         for person in (0, 1)

@@ -140,9 +140,9 @@ def label_floor(sample: Sample) -> float:
     return float(share_GK.max(axis=1).sum()) / len(sample.units)
 
 
-def class_densities(law: ReleaseLaw, sample: Sample, seen_ME: Floats, classes: int) -> Floats:
+def class_densities(law: ReleaseLaw, sample: Sample, statistic_ME: Floats, classes: int) -> Floats:
     """Σ weight · density over the images of each class, float64 (M, K); each row is known up to a factor."""
-    log_MN = law.log_density(seen_ME, sample.inputs_ND)
+    log_MN = law.log_density(statistic_ME, sample.inputs_ND)
     log_MN -= log_MN.max(axis=1, keepdims=True)
     weights_NK = np.zeros((len(sample.classes_N), classes))
     weights_NK[np.arange(len(sample.classes_N)), sample.classes_N] = sample.weights_N

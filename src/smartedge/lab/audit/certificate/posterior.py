@@ -45,16 +45,16 @@ def posterior_attack(
     """
     known = np.flatnonzero(classes_N >= 0)
     inputs_ND, classes_of = law.inputs(np.asarray(own_NF)[known]), classes_N[known]
-    seen_ME = law.seen(released_RMF)
+    statistic_ME = law.statistic(released_RMF)
     weights_N = 1 / np.bincount(classes_of, minlength=classes)[classes_of]
     nothing = np.zeros(len(known), dtype=np.int64)
     told_N = nothing if own_labels_N is None else own_labels_N[known]
-    told_M = np.zeros(len(seen_ME), dtype=np.int64) if labels_M is None else labels_M
-    scores_MK = np.full((len(seen_ME), classes), 1 / classes)
+    told_M = np.zeros(len(statistic_ME), dtype=np.int64) if labels_M is None else labels_M
+    scores_MK = np.full((len(statistic_ME), classes), 1 / classes)
     for label in np.intersect1d(told_N, told_M):
         own, protected = told_N == label, np.flatnonzero(told_M == label)
         sample = Sample(inputs_ND[own], classes_of[own], weights_N[own], nothing[own], ())
         for rows in np.array_split(protected, max(1, len(protected) * int(own.sum()) // _PAIRS)):
-            density_MK = class_densities(law, sample, seen_ME[rows], classes)
+            density_MK = class_densities(law, sample, statistic_ME[rows], classes)
             scores_MK[rows] = density_MK / density_MK.sum(axis=1, keepdims=True)
     return scores_MK

@@ -50,25 +50,27 @@ class SetLaw(ReleaseLaw):
         maps, labels = self._parts(np.asarray(bounded_NF).reshape(len(bounded_NF) * self.images, -1))
         return self._joined(self.law.inputs(maps.reshape(len(maps), *self.feature_shape)), labels)
 
-    def seen(self, released_RNF: NDArray[np.floating]) -> Floats:
+    def statistic(self, released_RNF: NDArray[np.floating]) -> Floats:
         """Releases and labels (R, P, m, X): float64 (P, m · E)."""
         released = np.asarray(released_RNF)
         maps, labels = self._parts(released.reshape(len(released), released.shape[1] * self.images, -1))
-        return self._joined(self.law.seen(maps.reshape(*maps.shape[:2], *self.feature_shape)), labels[0])
+        return self._joined(self.law.statistic(maps.reshape(*maps.shape[:2], *self.feature_shape)), labels[0])
 
     def sample(self, inputs_MD: Floats, rng: np.random.Generator) -> Floats:
         """One draw for each image. The order is that of the inputs, since a density does not depend on the order."""
         inputs, labels = self._parts(inputs_MD.reshape(len(inputs_MD) * self.images, -1))
         return self._joined(self.law.sample(inputs, rng), labels)
 
-    def log_density(self, seen_ME: Floats, inputs_ND: Floats) -> Floats:
+    def log_density(self, statistic_ME: Floats, inputs_ND: Floats) -> Floats:
         """The logarithm of the mean, over all orders, of the product of the images' densities.
 
         An order counts only if it gives each release its label. The law of one image lacks a term of its release alone.
         That term is the same in every order.
         """
-        draws, persons, m = len(seen_ME), len(inputs_ND), self.images
-        (seen, told), (inputs, labels) = (self._parts(each.reshape(len(each) * m, -1)) for each in (seen_ME, inputs_ND))
+        draws, persons, m = len(statistic_ME), len(inputs_ND), self.images
+        (seen, told), (inputs, labels) = (
+            self._parts(each.reshape(len(each) * m, -1)) for each in (statistic_ME, inputs_ND)
+        )
         each_XX = self.law.log_density(seen, inputs)
         if self.labelled:
             each_XX = np.where(told == labels.T, each_XX, -np.inf)

@@ -27,14 +27,16 @@ def test_a_set_has_the_mean_density_over_all_orders(mechanism: Mechanism) -> Non
     rng = np.random.default_rng(0)
     one, law = release_law(mechanism), set_law(mechanism, 3)
     held, released = features(mechanism, rng, 12).reshape(4, 3, -1), features(mechanism, rng, 6).reshape(1, 2, 3, -1)
-    found = law.log_density(law.seen(released), law.inputs(held))
-    each = one.log_density(one.seen(released.reshape(1, 6, -1)), one.inputs(held.reshape(12, -1))).reshape(2, 3, 4, 3)
+    found = law.log_density(law.statistic(released), law.inputs(held))
+    each = one.log_density(one.statistic(released.reshape(1, 6, -1)), one.inputs(held.reshape(12, -1))).reshape(
+        2, 3, 4, 3
+    )
     for m, p in itertools.product(range(2), range(4)):
         orders = list(itertools.permutations(range(3)))
         slow = np.mean([np.exp(sum(each[m, i, p, order[i]] for i in range(3))) for order in orders])
         assert found[m, p] == pytest.approx(np.log(slow))
     turned = released[:, :, [2, 0, 1]]
-    assert law.log_density(law.seen(turned), law.inputs(held)) == pytest.approx(found)
+    assert law.log_density(law.statistic(turned), law.inputs(held)) == pytest.approx(found)
 
 
 def test_a_set_of_one_is_one_image() -> None:
@@ -42,8 +44,8 @@ def test_a_set_of_one_is_one_image() -> None:
     rng = np.random.default_rng(0)
     one, law = release_law(mechanism), set_law(mechanism, 1)
     held, released = features(mechanism, rng, 5), features(mechanism, rng, 3)[None]
-    assert law.log_density(law.seen(released[:, :, None]), law.inputs(held[:, None])) == pytest.approx(
-        one.log_density(one.seen(released), one.inputs(held))
+    assert law.log_density(law.statistic(released[:, :, None]), law.inputs(held[:, None])) == pytest.approx(
+        one.log_density(one.statistic(released), one.inputs(held))
     )
     assert law.distance == one.distance
     with pytest.raises(ValueError, match="1 to 5"):
@@ -100,10 +102,12 @@ def test_with_known_labels_an_order_gives_each_release_its_label(mechanism: Mech
     held, released = features(mechanism, rng, 12).reshape(4, 3, -1), features(mechanism, rng, 6).reshape(1, 2, 3, -1)
     labels_Pm, told_Mm = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]), np.array([[1, 1, 0], [0, 1, 0]])
     found = law.log_density(
-        law.seen(np.concatenate([released, told_Mm[None, ..., None].astype(np.float32)], axis=3)),
+        law.statistic(np.concatenate([released, told_Mm[None, ..., None].astype(np.float32)], axis=3)),
         law.inputs(np.concatenate([held, labels_Pm[..., None].astype(np.float32)], axis=2)),
     )
-    each = one.log_density(one.seen(released.reshape(1, 6, -1)), one.inputs(held.reshape(12, -1))).reshape(2, 3, 4, 3)
+    each = one.log_density(one.statistic(released.reshape(1, 6, -1)), one.inputs(held.reshape(12, -1))).reshape(
+        2, 3, 4, 3
+    )
     for m, p in itertools.product(range(2), range(4)):
         slow = sum(
             np.exp(sum(each[m, i, p, order[i]] for i in range(3)))
