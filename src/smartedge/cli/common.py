@@ -108,7 +108,8 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
 
     settings = _settings(args)
     notes = told_of_drawn(settings) if args.front is None and name == "edge" else []
-    config = in_folder(settings.without_auto(), name_of(args.config or args.front.resolve()), [name], resume=args.resume)
+    chosen = name_of(args.config or args.front.resolve())
+    config = in_folder(settings.without_auto(), chosen, [name], resume=args.resume)
     with logs(args) as lines, stop_on_signals() as stop:
         if args.until_input_ends:
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
