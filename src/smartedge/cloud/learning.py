@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
+from torch import nn
 
 from smartedge.artifacts.fleet_run import OrderLine, Snapshot
 from smartedge.artifacts.summary import CloudSummary, Session
@@ -144,15 +145,8 @@ class Learning:
     def make_trainer(self, edge: str, header: StreamHeader) -> None:
         """Build the back, and load its newest checkpoint where the run is resumed."""
         back, shapes = build_back(self.config, header.outputs)
-        if self.group.leads and not self.config.train.freeze and (kept := kept_as_it_is([back])) is not None:
-            self.monitor.update(Update("cloud", "network", text=kept))
-        layers = back.from_first_cut() if isinstance(back, Entrances) else back
-        shape = next(iter(shapes.values()))
-        stays = what_stays_untrained(
-            layers, shape, must_learn=True, answers=header.answered, task_kind=header.task_kind
-        )
-        if self.group.leads and stays is not None:
-            self.monitor.update(Update("cloud", "network", text=stays))
+        if self.trainer is None:  # a trainer that is built again has the same network
+            self._check_network(back, next(iter(shapes.values())), header)
         self.trainer = BackTrainer(
             self.config,
             back,
@@ -170,6 +164,21 @@ class Learning:
         else:
             self.mixing.follow(self.trainer)
         self.group.wait_for_all()  # no worker may write the next checkpoint before all have read this one
+
+    def _check_network(self, back: nn.Module, shape: tuple[int, ...], header: StreamHeader) -> None:
+        """Tell which parts of the back will not learn.
+
+        Raises:
+            CutError: nothing of it would, or it cannot be trained on this task.
+        """
+        layers = back.from_first_cut() if isinstance(back, Entrances) else back
+        kept = None if self.config.train.freeze else kept_as_it_is([back])
+        stays = what_stays_untrained(
+            layers, shape, must_learn=True, answers=header.answered, task_kind=header.task_kind
+        )
+        for text in (kept, stays):
+            if self.group.leads and text is not None:
+                self.monitor.update(Update("cloud", "network", text=text))
 
     @property
     def done(self) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import TaskID
 
     from smartedge.artifacts.results import Figures
@@ -135,7 +134,7 @@ class LogLines:
 class Bars:
     """A progress bar for each side and phase. On a terminal they move; elsewhere each bar prints one line when done."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self) -> None:
         # Here, since a process that answers images shows no bars and does without rich.
         from rich.console import Console
         from rich.progress import (
@@ -147,7 +146,7 @@ class Bars:
             TimeRemainingColumn,
         )
 
-        self.console = console or Console(file=sys.stderr)
+        self.console = Console(file=sys.stderr)
         self.bars: dict[tuple[str, str], TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.fields[side]:>5} {task.description}"),

@@ -399,6 +399,7 @@ def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_othe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("smartedge.cloud.runner.Learning", Marked)
+    monkeypatch.setattr("smartedge.cloud.learning.what_stays_untrained", lambda *_, **__: "a part does not learn")
     config = fleet_config(fleet={"expect": 3, "patience": 0.05})
     edges = [*edges_of(config, 2), DefectEdge("edge2", config, seed=2)]
     told: list[str] = []
@@ -425,6 +426,7 @@ def test_an_edge_on_whose_frame_training_fails_is_put_in_quarantine_and_the_othe
         runner.close()
         runners.append(runner)
     assert same(*runners)
+    assert told.count("a part does not learn") == 2, "once for each run: the network is the same after a quarantine"
     assert [text for text in told if "quarantine" in text] == [
         "training failed on frame 4 of edge edge2 (the loss is not finite): it is in quarantine, the others go on"
     ]

@@ -90,16 +90,21 @@ def test_names_on_standard_input(tmp_path):
     assert [each.problem for each in shown] == ["", "image file missing"]
 
 
-def test_a_video(tmp_path):
+def write_video(file: str, codec: str, pixels: str, pictures: int) -> None:
+    """Ten pictures a second, each of one shade: 0, 8, 16, ..."""
     av = pytest.importorskip("av")
-    file = str(tmp_path / "film.mp4")
     with av.open(file, "w") as film:
-        stream = film.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(30):
+        stream = film.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for number in range(pictures):
             picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
             film.mux(stream.encode(picture))
         film.mux(stream.encode())
+
+
+def test_a_video(tmp_path):
+    file = str(tmp_path / "film.mp4")
+    write_video(file, "mpeg4", "yuv420p", 30)
     shown = list(open_source(file, 16, threading.Event(), every=1.0))
     assert [each.name for each in shown] == [f"{file}@0.000", f"{file}@1.000", f"{file}@2.000"]
     shades = [float(each.pixels_CHW.mean()) for each in shown]
@@ -108,15 +113,8 @@ def test_a_video(tmp_path):
 
 
 def test_a_damaged_picture_does_not_end_a_video(tmp_path):
-    av = pytest.importorskip("av")
     file = tmp_path / "film.avi"
-    with av.open(str(file), "w") as film:
-        stream = film.add_stream("mjpeg", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
-        for number in range(6):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * number, np.uint8), format="rgb24")
-            film.mux(stream.encode(picture))
-        film.mux(stream.encode())
+    write_video(str(file), "mjpeg", "yuvj420p", 6)
     content = bytearray(file.read_bytes())
     begins = [place for place in range(len(content)) if content.startswith(b"\xff\xd8\xff", place)]
     assert len(begins) == 6

@@ -175,21 +175,21 @@ def explain(plan: Plan) -> list[str]:
     if chosen is None:
         lines.append(f"No choice with method {plan.method} keeps the constraints.")
         lines.append(f"Use {describe(best.choice)}: {_seconds(best)} per epoch.")
-        lines += [_why(best, plan)]
+        lines += [_why(best)]
     elif best.seconds_total < (1 - _NEARLY) * chosen.seconds_total:
         ratio = chosen.seconds_total / best.seconds_total
         lines.append(
             f"Do not use {plan.method} for its speed here: {describe(best.choice)} is {ratio:.2f} times as fast "
             f"({_seconds(best)} against {_seconds(chosen)} per epoch for {describe(chosen.choice)})."
         )
-        lines.append(f"{_why(best, plan)} With {plan.method}, {_why(chosen, plan).lower()}")
+        lines.append(f"{_why(best)} With {plan.method}, {_why(chosen).lower()}")
         if best.choice.how.sends == "images":
             lines.append(f"But with method {best.choice.method} raw images leave the edge.")
     else:
         lines.append(
             f"Use {describe(chosen.choice)}: {_seconds(chosen)} per epoch, {chosen.seconds_total:.3g} s in all."
         )
-        lines.append(_why(chosen, plan))
+        lines.append(_why(chosen))
         for method in METHODS:
             rival = plan.best_of(method)
             if rival is not None and method != plan.method:
@@ -199,7 +199,7 @@ def explain(plan: Plan) -> list[str]:
     return lines
 
 
-def _why(prediction: Prediction, plan: Plan) -> str:
+def _why(prediction: Prediction) -> str:
     stages, wall = prediction.stage_seconds, prediction.seconds_per_epoch
     busy = stages[prediction.bottleneck]
     reason = {

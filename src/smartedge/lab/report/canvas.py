@@ -81,9 +81,9 @@ class Figure:
     alt: str  # the content in words, with its figures
 
 
-def in_two_lines(text: str, length: int = 22) -> str:
-    """The text, in two lines of so many characters where it is longer; what does not fit ends with an ellipsis."""
-    return textwrap.fill(text, length, max_lines=2, placeholder="…", break_on_hyphens=False)
+def in_two_lines(text: str) -> str:
+    """The text, in two lines of 22 characters where it is longer; what does not fit ends with an ellipsis."""
+    return textwrap.fill(text, 22, max_lines=2, placeholder="…", break_on_hyphens=False)
 
 
 def short(text: str, length: int = 22) -> str:

@@ -169,7 +169,7 @@ class RunReader:
             sides=sides,
             points=self._points(run),
             chance=_chance(results),
-            sent=self._sent(run, results),
+            sent=self._sent(run),
             spent=self._spent.of(run / "edge" / "ledger.sqlite"),
             edges=edges,
             budget=None if fleet is None else fleet.epsilon,
@@ -222,7 +222,7 @@ class RunReader:
             for (side, epoch), row in sorted(last.items())
         )
 
-    def _sent(self, run: Path, results: Results | None) -> Sent | None:
+    def _sent(self, run: Path) -> Sent | None:
         summary = self._edge.of(run / "edge" / "summary.json")
         confirmed = self._confirmed.of(run / "edge" / "confirmed.json")
         totals: TrafficTotals | None = summary.traffic if summary else confirmed.traffic if confirmed else None

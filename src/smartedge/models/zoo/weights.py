@@ -143,6 +143,35 @@ def fill(
         CutError: tensors outside the head are missing, left over or of another shape, or values are no numbers.
     """
     own = model.state_dict(keep_vars=True)
+    found, notes = _compare(model, own, state, head, adapt)
+    if not found.fits:
+        raise CutError(
+            f"model.weights: {source} holds the weights of another network than {type(model).__name__}: "
+            f"{found.text()}. Only a head of another size is replaced{found.remedy}"
+        )
+    values = {name: found.state[name] for name in found.copied}
+    _refuse_values(source, own, values)
+    with torch.no_grad():
+        for name, value in values.items():
+            own[name].copy_(value)
+            if isinstance(own[name], nn.Parameter):
+                own[name]._pretrained = True
+        for name in found.logits:
+            own[name].zero_()
+    return len(values), found.replaced, notes
+
+
+def _compare(
+    model: nn.Module,
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    head: tuple[str, ...],
+    adapt: Adapt | None,
+) -> tuple[_Comparison, list[str]]:
+    """The network's tensors (``own``) beside those of ``state``, by its names and in its form; and notes on changes.
+
+    Other arguments as of :func:`fill`.
+    """
     heads = tuple(f"{name}." for name in head or (_last_part([name for name, _ in model.named_parameters()]),))
     state, notes = own_names(state, own.keys())
     state, more = _without_their_heads(state, own, heads)
@@ -159,23 +188,10 @@ def fill(
             {**state, **taken},
             [*notes, f"the weights of {names} for red, green and blue were taken as {rule}"],
         )
-    if adapt is not None and not _Comparison(own, state, heads).fits:
-        state = adapt(dict(state), model)
     found = _Comparison(own, state, heads)
-    if not found.fits:
-        raise CutError(
-            f"model.weights: {source} holds the weights of another network than {type(model).__name__}: "
-            f"{found.text()}. Only a head of another size is replaced{found.remedy}"
-        )
-    _refuse_values(source, own, {name: state[name] for name in found.copied})
-    with torch.no_grad():
-        for name in found.copied:
-            own[name].copy_(state[name])
-            if isinstance(own[name], nn.Parameter):
-                own[name]._pretrained = True
-        for name in found.logits:
-            own[name].zero_()
-    return len(found.copied), found.replaced, notes
+    if adapt is not None and not found.fits:
+        found = _Comparison(own, adapt(dict(state), model), heads)
+    return found, notes
 
 
 def _refuse_values(source: str, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
