@@ -14,7 +14,7 @@ import secrets
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from smartedge.artifacts.run import RunFacts, Speed
@@ -23,7 +23,7 @@ from smartedge.config import AUTO, Config, differences, load_config
 from smartedge.errors import ConfigError, RunError
 from smartedge.files import final_name, private_folder, write_atomically
 
-__all__ = ["RUNS", "check_place", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run"]
+__all__ = ["RUNS", "check_place", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run", "refuse_begun"]
 
 RUNS = Path("runs")
 LATEST = "latest"  # in RUNS: a link to the folder that was chosen last
@@ -82,16 +82,29 @@ def name_of(source: object) -> str:
     return Path(source).stem if isinstance(source, (str, Path)) else "run"
 
 
+def refuse_begun(run_dir: Path, side: str) -> None:
+    """Refuse to start a side anew where it has begun.
+
+    Raises:
+        RunError: it has.
+    """
+    if _begun(run_dir, [side]):
+        raise RunError.begun_before(run_dir / side)
+
+
 def has_begun(run_dir: Path) -> bool:
     """Whether a side has done work that a new start would lose. A start that failed at the settings has not."""
     return _begun(run_dir, SIDES)
 
 
-def _begun(run_dir: Path, sides: Iterable[str]) -> bool:
+def _begun(run_dir: Path, sides: Collection[str]) -> bool:
+    if "edge" in sides and (run_dir / "edge" / "run.json").exists():
+        return True
+    if "cloud" not in sides:
+        return False
     from smartedge.cloud.store import feature_log  # with the store's libraries, which not every verb needs
 
-    begun = {"edge": (run_dir / "edge" / "run.json").exists(), "cloud": feature_log.has_begun(run_dir / "cloud")}
-    return any(begun[side] for side in sides)
+    return feature_log.has_begun(run_dir / "cloud")
 
 
 def _folders(name: str) -> Iterator[Path]:
@@ -172,6 +185,8 @@ def check_place(run_dir: Path) -> None:
     Raises:
         RunError: it is no folder, or somebody else's files are in it, or the audit of a run that was removed.
     """
+    if (file := next((each for each in run_dir.parents if each.is_file()), None)) is not None:
+        raise RunError(f"{file}: is a file; a run needs a folder there: choose another place, or move the file away")
     if not run_dir.exists() or has_begun(run_dir):
         return
     if (run_dir / "audit").exists():

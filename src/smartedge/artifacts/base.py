@@ -110,12 +110,19 @@ class Artifact(Part):
         return fields
 
     @classmethod
+    def _keys(cls) -> set[str]:
+        """Those that every file of this kind has, as they stand in it."""
+        return {field.alias or name for name, field in cls.model_fields.items() if field.is_required()}
+
+    @classmethod
     def _checked(cls, fields: object, place: Path | str) -> Self:
         if not isinstance(fields, dict):
             raise cls.error(f"{place}: is damaged: it does not hold a JSON object; {cls.remedy}")
         fields = cls.upgraded(fields)
         version, known = fields.get("schema_version"), cls.known_version()
         if version != known:
+            if 2 * len(cls._keys() & fields.keys()) < len(cls._keys()):
+                raise cls.error(f"{place}: is a file of another kind; {cls.page} says what belongs there; {cls.remedy}")
             newer = isinstance(version, int) and version > known
             advice = "read it with the smartedge version that wrote it, or a later one" if newer else cls.remedy
             raise cls.error(f"{place}: is of version {version}, and this program knows {known}; {advice}")

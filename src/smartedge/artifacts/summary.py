@@ -12,7 +12,7 @@ from smartedge.artifacts.results import Distortion, Figures, Privacy, ReferenceB
 from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import RunError
 
-__all__ = ["CloudSummary", "EdgeSummary", "Session", "TrafficTotals", "has_finished"]
+__all__ = ["CloudSummary", "EdgeSummary", "Session", "TrafficTotals", "has_finished", "refuse_unfinished"]
 
 _MISSING = (
     "so this side of the run has not ended; where the sides ran on two machines, 'smartedge collect' on the edge "
@@ -83,6 +83,19 @@ class CloudSummary(_Summary):
     schema_version: Literal[1] = 1
     side: Literal["cloud"] = "cloud"
     frames: int = Field(description="frames in the feature log")
+
+
+def refuse_unfinished(run_dir: Path) -> None:
+    """Refuse a run whose edge has not finished: its front will change.
+
+    Raises:
+        RunError: it has not.
+    """
+    if not has_finished(run_dir / "edge"):
+        raise RunError(
+            f"{run_dir}: the edge has not finished this run, so its front is not the one that will be used; finish it "
+            "with --resume"
+        )
 
 
 def has_finished(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.artifacts.summary import refuse_unfinished
 from smartedge.cli.arguments import names, seconds
 from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError
@@ -163,8 +164,10 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--threads: at least 1 is needed")
     if args.features is not None and not args.features.exists():
         raise DataError(f"{args.features}: there is no such file")
-    if args.undefended is not None:
-        load_run_config(args.undefended)
+    for folder in filter(None, (args.run_dir, args.undefended)):  # before torch is imported
+        load_run_config(folder)
+    if args.run_dir is not None:
+        refuse_unfinished(args.run_dir)
 
 
 def _of_run(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[Audit, list[Path]]:

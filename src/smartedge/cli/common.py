@@ -104,12 +104,14 @@ def logs(args: argparse.Namespace) -> Iterator[bool]:
 @contextmanager
 def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor, Stop]]:
     """Settings, monitor and stop event of a verb that runs one side, ``edge`` or ``cloud``."""
-    from smartedge.run_folder import in_folder, name_of
+    from smartedge.run_folder import in_folder, name_of, refuse_begun
 
     settings = _settings(args)
     notes = told_of_drawn(settings) if args.front is None and name == "edge" else []
     chosen = name_of(args.config or args.front.resolve())
     config = in_folder(settings.without_auto(), chosen, [name], resume=args.resume)
+    if not args.resume:
+        refuse_begun(config.run_dir, name)  # before anything is written there
     with logs(args) as lines, stop_on_signals() as stop:
         if args.until_input_ends:
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.

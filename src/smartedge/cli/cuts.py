@@ -79,6 +79,10 @@ def run(args: argparse.Namespace) -> int:
     """
     from smartedge.models.zoo.names import check_name
 
+    if args.model.endswith((".yaml", ".yml")):
+        raise CutError(
+            f"{args.model} is a settings file; give the network that it names, such as 'smartedge cuts resnet18'"
+        )
     check_name(args.model)  # before torch is imported
 
     from rich.console import Console

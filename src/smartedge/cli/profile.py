@@ -67,13 +67,14 @@ def run(args: argparse.Namespace) -> int:
 
     from smartedge.config import load_config
     from smartedge.errors import ConfigError
-    from smartedge.lab.plan.profile import save_profile
+    from smartedge.lab.plan.profile import check_place_of, save_profile
     from smartedge.lab.plan.survey import measure_here
     from smartedge.runs.progress import Bars
 
     if args.watts is not None and args.watts <= 0:
         raise ConfigError(f"--watts {args.watts:g}: must be above 0")
     config = load_config(args.config, [*args.overrides, *threads(args)]).without_auto()
+    check_place_of(args.out)
     monitor = Bars()
     try:
         profile, _ = measure_here(

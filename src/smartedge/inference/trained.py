@@ -67,7 +67,7 @@ class TrainedRun:
         if not get_method(config.method).has_exit:
             raise RunError(
                 f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
-                "infer needs a run of method 'hierarchical'"
+                "'infer', 'serve' and 'export' need a run of method 'hierarchical'"
             )
         task = Task(shared.task.kind, shared.task.columns, shared.task.names)
         return cls(folder, config, task, dict(shared.settings))

@@ -143,3 +143,10 @@ def test_no_torch_is_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_of_another_kind_is_not_called_a_newer_version(tmp_path):
+    path = tmp_path / "note.json"
+    path.write_text('{"schema_version": 4, "method": "local", "epochs": 2}')
+    with pytest.raises(ConfigError, match=r"note\.json: is a file of another kind; .* write it again"):
+        Note.read(path)

@@ -17,6 +17,16 @@ from smartedge.config import load_config
 CASES = (
     (("audit", "nowhere"), "nowhere: holds no run"),
     (("audit", "RUN", "--undefended", "nowhere"), "nowhere: holds no run"),
+    (("audit", "RUN"), "the edge has not finished this run"),
+    (("cuts", "run.yaml"), "run.yaml is a settings file; give the network that it names"),
+    (("edge", "RUN/config.yaml", "--connect", "127.0.0.1:1"), "edge: holds a run already"),
+    (("cloud", "RUN/config.yaml"), "cloud: holds a run already"),
+    (("profile", "RUN/config.yaml", "--out", "RUN"), "a folder is where a file should be"),
+    (("profile", "RUN/config.yaml", "--out", "RUN/config.yaml/device.json"), "a file is where a folder should be"),
+    (
+        ("train", "RUN/config.yaml", "--set", "run_dir=RUN/config.yaml/new"),
+        "is a file; a run needs a folder",
+    ),
     (("audit", "--features", "nowhere.npz"), "nowhere.npz: there is no such file"),
     (("export", "nowhere", "--to", "new"), "nowhere: holds no run"),
     (("export", "RUN", "--to", "RUN"), "is there already"),
@@ -58,10 +68,16 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_wrong_paths_are_told_without_torch(run_dir: Path, tmp_path: Path) -> None:
-    asked = [[str(run_dir) if word == "RUN" else word for word in words] for words, _ in CASES]
+    (run_dir / "edge").mkdir()
+    for begun in ("edge/run.json", "edge/progress.json", "cloud/progress.json"):
+        (run_dir / begun).write_text("{}")
+    (run_dir / "cloud" / "log").mkdir()
+    asked = [[word.replace("RUN", str(run_dir)) for word in words] for words, _ in CASES]
     call = [sys.executable, "-c", CODE, json.dumps(asked)]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     for (words, told), (code, errors, torch_there) in zip(CASES, found, strict=True):
         assert code >= 2 and told in errors, (words, errors)
         assert not torch_there, words
+    for side in ("edge", "cloud"):  # what a run that goes on has noted is not written over
+        assert (run_dir / side / "progress.json").read_text() == "{}"

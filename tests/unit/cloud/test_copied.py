@@ -195,6 +195,7 @@ def test_an_older_manifest_that_is_written_last_takes_nothing_away(cloud: Path, 
     [
         ("s3://key:secret@bucket/faces", "keys cannot stand in the address"),
         ("nowhere://bucket/faces", "no such place is known here"),
+        ("ftp://nobody.invalid:1/faces", r"ftp://nobody\.invalid:1/faces: cannot be reached"),
     ],
 )
 def test_addresses_that_cannot_be_used(url: str, error: str) -> None:

@@ -161,4 +161,6 @@ def _by_fsspec(url: str, why: Exception) -> tuple[FileSystem, str]:
             f"{url.partition('?')[0]}: no such place is known here ({why}; {error}); use s3://, gs://, abfs://, "
             "file:// or a path, or install the package of fsspec for it"
         ) from error
+    except Exception as error:  # each of its packages has errors of its own
+        raise ConfigError(f"{url.partition('?')[0]}: cannot be reached: {error}") from error
     return PyFileSystem(FSSpecHandler(files)), str(folder)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smartedge.artifacts.run import EdgeRun
-from smartedge.artifacts.summary import has_finished
+from smartedge.artifacts.summary import refuse_unfinished
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
@@ -141,11 +141,7 @@ def check_run(run_dir: Path, dataset: DataSet) -> None:
         RunError: the edge has not finished: an interrupted run has weights too, and goes on with others.
         DataError: ids or labels are others. Images that the front learned from may be in another split now.
     """
-    if not has_finished(run_dir / "edge"):
-        raise RunError(
-            f"{run_dir}: the edge has not finished this run, so its front is not the one that will be used; finish it "
-            "with --resume"
-        )
+    refuse_unfinished(run_dir)
     if EdgeRun.read(run_dir / "edge" / "run.json").data != fingerprint(dataset):
         raise DataError(
             f"{run_dir}: the images or labels of {dataset.name} are not those of this run. The front may have learned "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from smartedge.artifacts.profile import Profile, ProfiledNetwork
@@ -9,7 +11,7 @@ from smartedge.config import Config
 from smartedge.errors import ConfigError
 from smartedge.files import disk_error
 
-__all__ = ["check_network", "load_profile", "network_of", "only", "save_profile"]
+__all__ = ["check_network", "check_place_of", "load_profile", "network_of", "only", "save_profile"]
 
 
 def network_of(config: Config) -> ProfiledNetwork:
@@ -35,6 +37,22 @@ def network_of(config: Config) -> ProfiledNetwork:
             "mechanism": dumped["dp"]["mechanism"],
         }
     )
+
+
+def check_place_of(path: Path) -> None:
+    """Make the folder of a file that is to be written after minutes of work.
+
+    Raises:
+        ConfigError: no file can be written there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "may not write there")
+    except OSError as error:
+        raise ConfigError(f"{path}: {disk_error(error)}") from error
 
 
 def save_profile(profile: Profile, path: Path) -> None:

@@ -24,12 +24,19 @@ from smartedge.runs.record import read_metrics
 
 __all__ = ["RunReader", "RunState"]
 
-_State = Literal["not begun", "running", "silent", "stopped", "finished"]
+_State = Literal["not begun", "running", "silent", "stopped", "finished", "gone"]
 
 _SILENT_S = 60.0  # after that long without news, a side that has not ended may hang
 _LINES = 120  # of the log
 _LEDGER_EVERY_S = 10.0
 _LEDGER_SHARE = 100  # the ledger is read no more often than once in so many times the time that reading took
+
+_ADVICE: dict[str, str] = {
+    "silent": "No news for more than a minute. Either a step takes long, or the process was killed. Then the run goes "
+    "on with the command that started it, and --resume.",
+    "stopped": "Stopped before its end. The run goes on with the command that started it, and --resume.",
+    "gone": "The folder of this run is not there any more: it was removed, or moved.",
+}
 
 
 class Side(Part):
@@ -106,7 +113,7 @@ class RunState(Part):
     edges: tuple[Edge, ...]
     budget: float | None  # of an image, in a run of several edges
     refused: int
-    result: str | None
+    result: str | None  # of a run that has ended; what to do where it goes on no more
     log: tuple[Line, ...]  # the newest first
 
 
@@ -144,6 +151,7 @@ class RunReader:
 
     def __init__(self, run_dir: Path) -> None:
         self._root = run_dir
+        self._seen = False  # whether there was a run
         self._settings = _Cached(load_config)
         self._progress = _Cached(SideProgress.read)
         self._metrics = _Cached(read_metrics)
@@ -159,14 +167,17 @@ class RunReader:
         config, results = self._settings.of(run / "config.yaml"), self._results.of(run / "results.json")
         sides, log = self._sides(run, config)
         fleet = self._fleet.of(run / "cloud" / "fleet.json")
+        self._seen = self._seen or config is not None
+        gone = self._seen and config is None and not run.exists()
+        state: _State = "gone" if gone else "finished" if results is not None else _whole(sides)
         edges = () if fleet is None else tuple(_edge(name, each) for name, each in fleet.edges.items())
         return RunState(
             run=str(run),
             title=run.resolve().name,
-            about="no run has begun here yet" if config is None else _about(config),
-            state="finished" if results is not None else _whole(sides),
+            about=_about(config) if config else "" if gone else "no run has begun here yet",
+            state=state,
             names=_names(config),
-            sides=sides,
+            sides=() if gone else sides,
             points=self._points(run),
             chance=_chance(results),
             sent=self._sent(run),
@@ -174,7 +185,7 @@ class RunReader:
             edges=edges,
             budget=None if fleet is None else fleet.epsilon,
             refused=sum(each.refused for each in edges),
-            result=None if results is None else _result(results),
+            result=_ADVICE.get(state) if results is None else _result(results),
             log=log,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -47,14 +48,28 @@ def test_a_change_of_a_file_is_seen_and_a_damaged_one_is_no_end(running):
 
 
 @pytest.mark.parametrize(
-    ("changes", "state"),
-    [({}, "running"), ({"updated": time.time() - 3600}, "silent"), ({"ended": True}, "stopped")],
+    ("changes", "state", "advice"),
+    [
+        ({}, "running", None),
+        ({"updated": time.time() - 3600}, "silent", "--resume"),
+        ({"ended": True}, "stopped", "--resume"),
+    ],
 )
-def test_a_side_that_says_nothing_more(running, changes, state):
+def test_a_side_that_says_nothing_more(running, changes, state, advice):
     write(running, "edge", **changes)
     write(running, "cloud", **changes)
     found = RunReader(running).state()
     assert [side.state for side in found.sides] == [state, state] and found.state == state
+    assert found.result is None if advice is None else advice in str(found.result)
+
+
+def test_a_run_that_is_removed(running):
+    reader = RunReader(running)
+    assert reader.state().state == "running"
+    shutil.rmtree(running)
+    found = reader.state()
+    assert (found.state, found.sides, found.about) == ("gone", (), "")
+    assert "not there any more" in str(found.result)
 
 
 def test_a_side_alone_has_finished(running, monkeypatch):
