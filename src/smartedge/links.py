@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ def link_to(
     Raises:
         LinkError: somebody answers, and the link does not fit (:func:`~smartedge.wire.handshake.greet`).
         FleetError: the cloud does not let this edge in. One that is patient hears it with its first call.
+        RunError: the cloud's run has other settings; likewise.
     """
     from smartedge.fleet.credentials import credentials_of
     from smartedge.wire.grpc_link import GrpcLink
@@ -81,7 +83,7 @@ def link_to(
     if reason := greet(location, credentials):
         tell(f"the cloud at {location} cannot be reached yet ({reason}); is it started, and is this its address?")
     elif not patient:  # hours may pass until it sends something
-        made.check_admitted()
+        made.check_admitted(json.dumps(config.agreement(), sort_keys=True))
     return made
 
 

@@ -259,9 +259,11 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     pick_device(config.hardware.cloud_device, "hardware.cloud_device")  # an error comes before the network is built
     note_facts(config, edge=False)
     runner = cloud_of(config, monitor, resume=resume)
+    from smartedge.cloud.ingest.same_run import answer_about_settings
     from smartedge.cloud.telemetry import cloud_telemetry  # when the network is known to be right: it takes a while
 
-    receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy)
+    answer = answer_about_settings(config)
+    receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy, answer=answer)
     one_way = None if udp is None else one_way_receiver(runner.ingest, *udp, fleet=fleet)
     stop = stop or Stop()
     tell = teller(monitor, "cloud", "metrics")

@@ -33,7 +33,7 @@ def given_by(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
         folder = log_folder(cloud, edge)
         if edge not in known and (folder / MARK).exists():
             for first in FeatureReader(folder, edge).streams[:1]:
-                model = settings_in(first).get("model")
+                model = settings_in(first.agreement).get("model")
                 known[edge] = first.run, str(model["cut"]) if isinstance(model, dict) else ""
         if edge not in known or known[edge][0] != run:
             raise RunError(f"the cloud has nothing of edge {edge!r} in this run; is it the server of another run?")

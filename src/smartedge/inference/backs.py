@@ -75,7 +75,7 @@ class BackServer:
         run = self.run
         own = header_of(run.config, run.task, run.agreement, self.back.feature_shape, frames=header.frames)
         if (
-            not _agree(settings_in(header), settings_in(own))
+            not _agree(settings_in(header.agreement), settings_in(own.agreement))
             or any(getattr(header, name) != getattr(own, name) for name in _SAME)
             or header.batch_size > own.batch_size
         ):

@@ -95,7 +95,7 @@ def _said(folder: Path, cut: str) -> StreamHeader | None:
     cloud = folder / "cloud"
     for edge in edges_of(cloud):
         for header in FeatureReader(log_folder(cloud, edge), edge).streams[:1]:
-            model = settings_in(header).get("model")
+            model = settings_in(header.agreement).get("model")
             if isinstance(model, dict) and model.get("cut") == cut:
                 return header
     return None
@@ -107,7 +107,7 @@ def _facts(said: StreamHeader, config: Config) -> SharedRun:
     columns = (desired,) if isinstance(desired, str) else tuple(desired)
     names = columns if said.task_kind == "multi" else tuple(map(str, range(said.outputs)))
     task = TaskFacts(kind=said.task_kind, columns=columns, names=names)
-    return SharedRun(settings=settings_in(said), task=task, feature_shape=said.feature_shape)
+    return SharedRun(settings=settings_in(said.agreement), task=task, feature_shape=said.feature_shape)
 
 
 class TorchFront:

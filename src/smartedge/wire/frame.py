@@ -172,14 +172,14 @@ def _check_protocol(data: bytes) -> None:
         )
 
 
-def settings_in(header: StreamHeader) -> dict[str, JsonValue]:
+def settings_in(agreement: str) -> dict[str, JsonValue]:
     """The settings that a stream header states; they may come from anybody.
 
     Raises:
         FrameError: they are no JSON, or no object.
     """
     try:
-        said = json.loads(header.agreement)
+        said = json.loads(agreement)
     except (ValueError, RecursionError) as error:
         raise FrameError("the stream header's settings are not JSON") from error
     if not isinstance(said, dict):

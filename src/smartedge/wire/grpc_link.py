@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from smartedge.errors import FleetError, LinkError, SmartEdgeError
+from smartedge.errors import FleetError, LinkError, RunError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame
@@ -24,6 +24,7 @@ from smartedge.wire.grpc_errors import carried_by, from_rpc_error, passes
 from smartedge.wire.grpc_stream import SILENCE_S, Stream
 from smartedge.wire.handshake import LOOK_S, greet
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
+from smartedge.wire.link_pb2 import Ask
 from smartedge.wire.parts import MESSAGE_BYTES, split
 from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, location_of, split_location
 
@@ -118,18 +119,22 @@ class GrpcLink:
         must_be_closed(self._stream, self._where)
         return self._patiently(lambda: self._asked(question))
 
-    def check_admitted(self) -> None:
+    def check_admitted(self, settings: str) -> None:
         """Ask the receiver once whether it lets this side in. One that does not answer now says so in a stream.
+
+        Args:
+            settings: of this side, as a stream header has them.
 
         Raises:
             FleetError: it does not.
+            RunError: its run has other settings.
         """
         must_be_closed(self._stream, self._where)
         with self._calling:
             try:
-                self._asked(b"", timeout_s=LOOK_S)
+                self._asked(Ask(settings=settings).SerializeToString(), timeout_s=LOOK_S)
             except grpc.RpcError as error:
-                if isinstance(refusal := carried_by(error), FleetError):
+                if isinstance(refusal := carried_by(error), (FleetError, RunError)):
                     raise refusal from error
             finally:
                 self._drop()  # it may take hours until there is something to send

@@ -32,14 +32,16 @@ class Down(_message.Message):
     def __init__(self, confirmed: _Optional[int] = ..., answer: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("run", "name", "offset")
+    __slots__ = ("run", "name", "offset", "settings")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
     run: str
     name: str
     offset: int
-    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    settings: str
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., settings: _Optional[str] = ...) -> None: ...
 
 class Told(_message.Message):
     __slots__ = ("edge", "files", "content")

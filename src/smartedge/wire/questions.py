@@ -9,10 +9,12 @@ from typing import Any
 
 from smartedge.errors import LinkError
 from smartedge.wire.admission import Peer
-from smartedge.wire.link_pb2 import Told
+from smartedge.wire.link_pb2 import Ask, Told
 from smartedge.wire.places import Places
 
-__all__ = ["Questions"]
+__all__ = ["NOT_HERE", "Questions"]
+
+NOT_HERE = "this side does not give back what the cloud wrote; ask 'smartedge serve'"
 
 
 class Questions:
@@ -42,7 +44,7 @@ class Questions:
             await context.write(Told(edge=peer.edge).SerializeToString())
             return False
         if self._answer is None:
-            raise LinkError("this side does not give back what the cloud wrote; ask 'smartedge serve'")
+            raise LinkError(NOT_HERE)
         place = await self._places.claim(peer)
         running = self._loop.run_in_executor(self._pool, self._answer, peer.edge, question)
         self._running.add(running)
@@ -52,7 +54,7 @@ class Questions:
         finally:  # an edge that hangs up cannot ask again while a thread still works for it
             running.add_done_callback(lambda done: done.cancelled() or done.exception())
             running.add_done_callback(lambda _: self._places.free(place))
-        return True
+        return bool(Ask.FromString(question).run)
 
     async def idle(self) -> None:
         """Wait until no thread works on an answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,9 @@ from link_ends import Fleet, Handler, Links, Raw, send
 from tcp_proxy import TcpProxy
 
 import smartedge.wire.grpc_receiver
-from smartedge.errors import FleetError, LinkError, RunError
+from smartedge.cloud.ingest.same_run import answer_about_settings
+from smartedge.config import load_config
+from smartedge.errors import FleetError, FrameError, LinkError, RunError
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_link import COLLECT, GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -105,14 +108,30 @@ def test_anybody_hears_whether_it_is_let_in(
     receiver = listen(guard=fleet, **({} if answers_more else {"answer": None}))
     door = links(receiver, credentials=shows("door"))
     assert Told.FromString(door.ask(b"")) == Told(edge="door")
-    door.check_admitted()
+    door.check_admitted("{}")
     fleet.revoked.add("door")
     with pytest.raises(FleetError, match="edge door was revoked"):
-        door.check_admitted()
-    assert not answers.asked.acquire(blocking=False)
+        door.check_admitted("{}")
     in_clear = listen()
-    links(in_clear).check_admitted()
+    links(in_clear).check_admitted("{}")
     assert in_clear.counters() == {}
+
+
+def test_an_edge_hears_before_it_trains_that_the_run_has_other_settings(
+    listen: Callable[..., GrpcReceiver], links: Links
+) -> None:
+    own = load_config({"data": {"desired": "smile"}})
+    receiver = listen(answer=answer_about_settings(own))
+    link = links(receiver)
+    said = own.agreement()
+    link.check_admitted(json.dumps(said))
+    with pytest.raises(RunError, match=r"different settings \(seed: 7 at the edge, 0 here\)"):
+        link.check_admitted(json.dumps({**said, "seed": 7}))
+    for nonsense in ("[]", "{", "[" * 5000, "{}"):
+        with pytest.raises((FrameError, RunError)):
+            link.ask(Ask(settings=nonsense).SerializeToString())
+    with pytest.raises(LinkError, match="ask 'smartedge serve'"):
+        link.ask(QUESTION)
 
 
 def test_a_receiver_that_is_not_there_or_too_old_to_say_lets_everybody_in(
@@ -121,9 +140,9 @@ def test_a_receiver_that_is_not_there_or_too_old_to_say_lets_everybody_in(
     receiver = listen()
     link = links(receiver)
     monkeypatch.setattr(smartedge.wire.grpc_receiver, "COLLECT", "another")
-    link.check_admitted()
+    link.check_admitted("{}")
     receiver.close()
-    link.check_admitted()
+    link.check_admitted("{}")
 
 
 def test_a_receiver_without_answers_says_where_they_are(listen: Callable[..., GrpcReceiver], links: Links) -> None:

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 from smartedge.cloud.handover import Decoded, Handover
 from smartedge.cloud.ingest.intake import Intake
-from smartedge.cloud.ingest.same_run import facts_of_edge, facts_of_run
+from smartedge.cloud.ingest.same_run import agreed, facts_of_edge, facts_of_run
 from smartedge.cloud.ingest.values import largest_value
 from smartedge.cloud.store.feature_log import edges_of
 from smartedge.cloud.store.lock import Lock
 from smartedge.codec import get_codec, unpack
-from smartedge.config import Config, config_of_edge, differences
-from smartedge.errors import CodecError, ConfigError, FrameError, RunError, SmartEdgeError
+from smartedge.config import Config
+from smartedge.errors import FrameError, RunError, SmartEdgeError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Monitor, Update
 from smartedge.types import Frame, StreamHeader
-from smartedge.wire.frame import ReceivedFrame, settings_in
+from smartedge.wire.frame import ReceivedFrame
 from smartedge.wire.link import UNNAMED_EDGE
 
 if TYPE_CHECKING:
@@ -316,17 +316,7 @@ class Ingest:
             self._handover.changed.notify_all()
 
     def _check_agreement(self, header: StreamHeader) -> None:
-        theirs = settings_in(header)
-        try:
-            own = config_of_edge(self._config, theirs)
-            get_codec(own.codec_name)
-        except (ConfigError, CodecError) as error:
-            raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
-        mine = own.agreement()
-        if theirs != mine:
-            found = differences(mine, theirs).items()
-            keys = ", ".join(f"{key}: {its!r} at the edge, {ours!r} here" for key, (ours, its) in found) or "their form"
-            raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
+        own = agreed(self._config, header.agreement)
         said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
         if said != (own.codec_name, own.train.batch_size, self._method.wire_dtype, True):
             raise FrameError(f"the stream header says {said}, which its own settings contradict")

@@ -2,9 +2,54 @@
 
 from __future__ import annotations
 
-from smartedge.types import StreamHeader
+from collections.abc import Callable
 
-__all__ = ["facts_of_edge", "facts_of_run"]
+from smartedge.codec import get_codec
+from smartedge.config import Config, config_of_edge, differences
+from smartedge.errors import CodecError, ConfigError, LinkError, RunError
+from smartedge.types import StreamHeader
+from smartedge.wire.frame import settings_in
+from smartedge.wire.link_pb2 import Ask, Told
+from smartedge.wire.questions import NOT_HERE
+
+__all__ = ["agreed", "answer_about_settings", "facts_of_edge", "facts_of_run"]
+
+
+def agreed(config: Config, agreement: str) -> Config:
+    """The settings of one edge of the run, where they are those on which both sides must agree.
+
+    Args:
+        config: the cloud's settings.
+        agreement: the edge's, as it sent them.
+
+    Raises:
+        FrameError: they are no JSON object.
+        RunError: the run has other ones.
+    """
+    theirs = settings_in(agreement)
+    try:
+        own = config_of_edge(config, theirs)
+        get_codec(own.codec_name)
+    except (ConfigError, CodecError) as error:
+        raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
+    mine = own.agreement()
+    if theirs != mine:
+        found = differences(mine, theirs).items()
+        keys = ", ".join(f"{key}: {its!r} at the edge, {ours!r} here" for key, (ours, its) in found) or "their form"
+        raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
+    return own
+
+
+def answer_about_settings(config: Config) -> Callable[[str, bytes], bytes]:
+    """Answers an edge that asks, before it trains, whether its settings are those of the run."""
+
+    def answer(edge: str, question: bytes) -> bytes:
+        if not (theirs := Ask.FromString(question).settings):
+            raise LinkError(NOT_HERE)
+        agreed(config, theirs)
+        return bytes(Told(edge=edge).SerializeToString())
+
+    return answer
 
 
 def facts_of_edge(header: StreamHeader) -> tuple[object, ...]:
