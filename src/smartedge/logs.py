@@ -129,10 +129,13 @@ def logging_to_stderr(form: Form, *, level: int = logging.INFO) -> Iterator[None
     before, hook = ours.level, threading.excepthook
 
     def failed(args: threading.ExceptHookArgs) -> None:
-        if args.exc_value is not None:
-            trace = (args.exc_type, args.exc_value, args.exc_traceback)
-            name = "" if args.thread is None else args.thread.name
-            ours.error("thread %s failed", name, exc_info=trace)
+        if (error := args.exc_value) is None:
+            return
+        name = "" if args.thread is None else args.thread.name
+        if isinstance(error, OSError) and error.filename is not None:  # such as TensorBoard's thread on a full disk
+            ours.error("thread %s failed: %s", name, error)
+        else:
+            ours.error("thread %s failed", name, exc_info=(args.exc_type, error, args.exc_traceback))
 
     root.addHandler(handler)
     ours.setLevel(level)

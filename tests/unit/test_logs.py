@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
 import re
 import threading
 
@@ -96,6 +98,18 @@ def test_the_process_logs_its_warnings_and_the_errors_of_its_threads(capsys: pyt
     ours, failed = map(json.loads, capsys.readouterr().err.splitlines())
     assert (ours["message"], ours["logger"]) == ("ours", "smartedge.test")
     assert failed["message"] == "thread reader failed" and "in a thread" in failed["exception"]
+
+
+def test_a_thread_that_ends_by_a_full_disk_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "tensorboard/events")
+
+    with logging_to_stderr("text"):
+        thread = threading.Thread(target=fail, name="writer")
+        thread.start()
+        thread.join()
+    [line] = capsys.readouterr().err.splitlines()
+    assert "thread writer failed: [Errno 28] No space left on device: 'tensorboard/events'" in line
 
 
 def test_progress_as_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

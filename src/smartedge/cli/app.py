@@ -176,7 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if "--debug" in arguments:
             traceback.print_exc()
-        where = "" if error.filename is None else f"{plain(str(error.filename))}: "
+        name = error.filename
+        where = "" if name is None else f"{plain(os.fsdecode(name) if isinstance(name, bytes) else str(name))}: "
         _say(args, "error", f"error [{LogError.code}]: {where}{disk_error(error)}", code=LogError.code)
         return LogError.exit_code
     finally:

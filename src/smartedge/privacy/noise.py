@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
-from smartedge.files import refuse_if_others_can_read, sync_folder
+from smartedge.files import disk_error, is_disk_error, refuse_if_others_can_read, sync_folder
 
 __all__ = ["Noise"]
 
@@ -56,12 +56,14 @@ class Noise:
         except OSError as error:
             raise PrivacyError(
                 f"{path}: the key of the noise cannot be read or written ({error.strerror or error}); without it "
-                "nothing is released. Restore it from a copy, or start a new run"
+                f"nothing is released. {_advice(error)}"
             ) from error
         if len(key) != _KEY_BYTES:
+            what_now = "nothing was released, so remove it"
+            if existing:
+                what_now = "restore it from a copy, or start a new run"
             raise PrivacyError(
-                f"{path}: holds {len(key)} bytes and is not a key of the noise ({_KEY_BYTES} bytes); restore it from a "
-                "copy, or start a new run"
+                f"{path}: holds {len(key)} bytes and is not a key of the noise ({_KEY_BYTES} bytes); {what_now}"
             )
         return cls(key)
 
@@ -88,12 +90,19 @@ class Noise:
         return digest.digest()
 
 
+def _advice(error: OSError) -> str:
+    return disk_error(error) if is_disk_error(error) else "Restore it from a copy, or start a new run"
+
+
 def _write_exclusively(path: Path, key: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.write(descriptor, key)
         os.fsync(descriptor)
+        sync_folder(path.parent)
+    except OSError:
+        path.unlink()  # nothing was released with it, and half of a key would stop the next start
+        raise
     finally:
         os.close(descriptor)
-    sync_folder(path.parent)

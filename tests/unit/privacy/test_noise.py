@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -28,8 +29,10 @@ def test_a_key_that_is_missing_short_or_open_to_others_is_refused(tmp_path):
     with pytest.raises(PrivacyError, match=r"or written \(No such file or directory\); without it"):
         Noise.open(path, existing=True)
     path.touch(mode=0o600)
-    with pytest.raises(PrivacyError, match="0 bytes"):
+    with pytest.raises(PrivacyError, match=r"0 bytes.*nothing was released, so remove it"):
         Noise.open(path, existing=False)
+    with pytest.raises(PrivacyError, match=r"0 bytes.*restore it from a copy"):
+        Noise.open(path, existing=True)
     path.write_bytes(os.urandom(32))
     path.chmod(0o644)
     with pytest.raises(PrivacyError, match="chmod 600"):
@@ -49,6 +52,22 @@ def test_a_key_that_another_process_makes_at_the_same_moment_is_not_overwritten(
 def test_a_key_has_32_bytes(size):
     with pytest.raises(ValueError, match=f"32 bytes, not {size}"):
         Noise(bytes(size))
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_key_that_a_full_disk_does_not_take_leaves_no_file_behind(tmp_path, monkeypatch, call):
+    """An empty one was left, and the run could neither be resumed nor started."""
+    path = tmp_path / "noise.key"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, call, full)
+        with pytest.raises(PrivacyError, match=r"nothing is released\. the disk is full: free space on it"):
+            Noise.open(path, existing=False)
+    assert not path.exists()
+    Noise.open(path, existing=False)
 
 
 def test_a_new_key_is_on_disk_before_it_is_used(tmp_path, monkeypatch):
