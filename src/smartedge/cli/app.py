@@ -178,7 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         name = error.filename
         where = "" if name is None else f"{plain(os.fsdecode(name) if isinstance(name, bytes) else str(name))}: "
-        _say(args, "error", f"error [{LogError.code}]: {where}{disk_error(error)}", code=LogError.code)
+        what_now = f"{disk_error(error)}{_how_to_go_on(arguments, args)}"
+        _say(args, "error", f"error [{LogError.code}]: {where}{what_now}", code=LogError.code)
         return LogError.exit_code
     finally:
         os.umask(before)

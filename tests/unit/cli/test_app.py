@@ -297,6 +297,20 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(
     assert said.startswith(f"error [SE-LOG]: {tmp_path}/fleet/broker/server.key: the disk is full: free space on it")
 
 
+def test_a_run_whose_disk_is_full_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", b"runs/a/edge/checkpoints/00000003")
+
+    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, resume=False))
+    assert app.main(["edge", "run.yaml"]) == 8
+    assert capsys.readouterr().err == (
+        "error [SE-LOG]: runs/a/edge/checkpoints/00000003: the disk is full: free space on it (No space left on "
+        "device); go on with: smartedge edge run.yaml --resume\n"
+    )
+
+
 def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(args: object) -> int:
         raise OSError(errno.ENOTCONN, "not connected")
