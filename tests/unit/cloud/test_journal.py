@@ -86,12 +86,17 @@ def test_no_flipped_bit_changes_a_line_in_silence(path: Path) -> None:
             assert found == plain(LINES) or torn, (place, bit)
 
 
-def test_a_full_disk_is_told_and_leaves_whole_lines(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("takes_a_part", [False, True])
+def test_a_full_disk_is_told_and_leaves_whole_lines(
+    takes_a_part: bool, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = Journal(path)
     write = os.write
 
     def full(file: int, data: bytes) -> int:
         write(file, data[:5])
+        if takes_a_part:
+            return 5
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)

@@ -6,6 +6,7 @@ resumed, or repeated from its store, follows the journal and ends with the same 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -53,7 +54,7 @@ class Journal:
             try:
                 written = os.write(self._file, data)
                 if written != len(data):
-                    raise OSError(f"{written} of {len(data)} bytes were written")
+                    raise OSError(errno.ENOSPC, f"{written} of {len(data)} bytes were written")
                 os.fsync(self._file)
             except OSError:
                 os.ftruncate(self._file, end)
