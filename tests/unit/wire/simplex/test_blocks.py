@@ -68,7 +68,7 @@ def test_the_redundancy_is_the_least_that_suffices() -> None:
                 stats.binom.cdf(symbols + 1, sent, 1 - loss) <= 1e-6 < stats.binom.cdf(symbols + 1, sent - 1, 1 - loss)
             )
         assert datagrams_for(symbols, 0.0) == symbols + 2
-    with pytest.raises(LinkError, match=r"simplex\.loss"):
+    with pytest.raises(LinkError, match=r"link\.simplex_loss"):
         datagrams_for(3, 1.0)
 
 
