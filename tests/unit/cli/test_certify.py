@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from smartedge.artifacts.certificate import Certificate
 from smartedge.cli import app
 from smartedge.config import load_config
 from smartedge.lab.audit.certificate import certify
+
+RunIn = Callable[..., Path]
 
 SETTINGS = {
     "schedule": "freeze-and-log",
@@ -33,14 +36,22 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(certify, "_DRAWS", (1_000, 2_000))
 
 
-def _run(folder: Path, **changes: object) -> Path:
-    settings = {**SETTINGS, **changes}
-    settings["data"] = {**settings["data"], "cache_dir": str(folder.parent.parent / "cache")}  # type: ignore[dict-item]
-    return untrained_run(folder, load_config(settings))
+@pytest.fixture
+def run_in(drawn_faces: Path) -> RunIn:
+    """``run_in(folder, section=values)`` writes a run."""
+
+    def write(folder: Path, **changes: object) -> Path:
+        settings = {**SETTINGS, **changes}
+        settings["data"] = {**settings["data"], "cache_dir": str(drawn_faces)}  # type: ignore[dict-item]
+        return untrained_run(folder, load_config(settings))
+
+    return write
 
 
-def test_a_table_the_assumptions_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = _run(tmp_path / "run")
+def test_a_table_the_assumptions_and_the_file(
+    tmp_path: Path, run_in: RunIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_in(tmp_path / "run")
     assert app.main(["certify", str(run)]) == 0
     out = " ".join(capsys.readouterr().out.split())
     for said in ("masculine", "no attacker exceeds", "DP bound", "With 95 % confidence", "names no persons"):
@@ -53,8 +64,10 @@ def test_a_table_the_assumptions_and_the_file(tmp_path: Path, capsys: pytest.Cap
     assert not bound.label_known
 
 
-def test_json_more_images_more_releases_and_a_known_label(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = _run(tmp_path / "run")
+def test_json_more_images_more_releases_and_a_known_label(
+    tmp_path: Path, run_in: RunIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_in(tmp_path / "run")
     printed = []
     for arguments in (
         [],
@@ -90,17 +103,19 @@ def test_json_more_images_more_releases_and_a_known_label(tmp_path: Path, capsys
     ],
 )
 def test_what_cannot_be_certified_says_what_to_do(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], says: str, tmp_path: Path, run_in: RunIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert app.main(["certify", str(_run(tmp_path / "run")), *arguments]) in (2, 3)
+    assert app.main(["certify", str(run_in(tmp_path / "run")), *arguments]) in (2, 3)
     assert says in capsys.readouterr().err
     assert not (tmp_path / "run" / "audit").exists()
 
 
-def test_images_set_apart_are_used_where_there_are_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_set_apart_are_used_where_there_are_some(
+    tmp_path: Path, run_in: RunIn, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = {**SETTINGS["data"], "limit": {"train": 200, "val": 20, "test": 40}, "audit_share": 0.5}  # type: ignore[dict-item]
     for share, arguments, units in ((0.5, [], 140), (0.5, ["--splits", "audit"], 100), (0.0, [], 40)):
-        run = _run(tmp_path / f"{share}{len(arguments)}", data={**data, "audit_share": share})
+        run = run_in(tmp_path / f"{share}{len(arguments)}", data={**data, "audit_share": share})
         assert app.main(["certify", str(run), *arguments]) == 0
         found = Certificate.read(run / "audit" / "certificate.json").attributes["masculine"]
         assert sum(found.units) == units
@@ -108,15 +123,15 @@ def test_images_set_apart_are_used_where_there_are_some(tmp_path: Path, capsys: 
     assert "data.audit_share" in capsys.readouterr().err
 
 
-def test_a_class_that_nobody_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_that_nobody_has(tmp_path: Path, run_in: RunIn, capsys: pytest.CaptureFixture[str]) -> None:
     data = {**SETTINGS["data"], "limit": {"train": 8, "val": 60, "test": 1}, "audit_share": 0}  # type: ignore[dict-item]
-    assert app.main(["certify", str(_run(tmp_path / "run", data=data))]) == 3
+    assert app.main(["certify", str(run_in(tmp_path / "run", data=data))]) == 3
     err = capsys.readouterr().err
     assert "no held-out person of a class" in err and "another split (--splits)" in err
 
 
-def test_no_noise_certifies_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = _run(tmp_path / "run", dp={"mechanism": "none"})
+def test_no_noise_certifies_nothing(tmp_path: Path, run_in: RunIn, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_in(tmp_path / "run", dp={"mechanism": "none"})
     assert app.main(["certify", str(run)]) == 2
     assert "the run adds no noise" in (err := capsys.readouterr().err) and "dp.sigma" in err
 
