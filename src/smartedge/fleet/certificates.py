@@ -69,7 +69,7 @@ def require_cryptography() -> None:
 
 
 def _builder_of(
-    name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int
+    name: str, issuer: x509.Name | None, key: EllipticCurvePrivateKey, days: int, latest: datetime | None = None
 ) -> x509.CertificateBuilder:
     """A certificate without its extensions; without an issuer it is its own."""
     from cryptography import x509
@@ -84,7 +84,7 @@ def _builder_of(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _EARLIER)
-        .not_valid_after(now + timedelta(days=days))
+        .not_valid_after(min(now + timedelta(days=days), latest or datetime.max.replace(tzinfo=timezone.utc)))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
@@ -121,8 +121,11 @@ def _signed(certificate: Certificate, key: EllipticCurvePrivateKey) -> Signed:
 def issue(folder: Path, name: str, days: int, *, server: bool) -> Signed:
     """A certificate of the authority in a fleet's folder, for a TLS server or a client.
 
+    It ends when the authority does at the latest.
+
     Raises:
-        FleetError: the authority's key or certificate is not there or damaged, or ``cryptography`` is not installed.
+        FleetError: the authority's key or certificate is not there or damaged, its time has ended, or ``cryptography``
+            is not installed.
     """
     require_cryptography()
     from cryptography import x509
@@ -139,10 +142,15 @@ def issue(folder: Path, name: str, days: int, *, server: bool) -> Signed:
             f"{folder / AUTHORITY_KEY}: cannot be used ({error}); run this where the fleet was made, or restore the key"
         ) from error
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    if (end := authority.not_valid_after_utc) <= datetime.now(timezone.utc):
+        raise FleetError(
+            f"{folder / AUTHORITY}: was valid until {end:%Y-%m-%d %H:%M} UTC, so nobody accepts what it signs; make "
+            "a new fleet with 'smartedge fleet init'. Is this machine's clock right?"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = (
-        _builder_of(name, authority.subject, key, days)
+        _builder_of(name, authority.subject, key, days, latest=end)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)

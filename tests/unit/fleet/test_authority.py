@@ -17,9 +17,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from smartedge.artifacts import base
 from smartedge.artifacts.fleet import Bundle, EdgeRegister, SimplexKeys
 from smartedge.errors import FleetError
+from smartedge.fleet import authority as authority_module
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.fleet.certificates import SERVER_NAME
+from smartedge.fleet.certificates import AUTHORITY, AUTHORITY_KEY, SERVER_NAME, self_signed
+from smartedge.fleet.guarded import write_guarded
 from smartedge.fleet.register import Register
 
 
@@ -139,6 +141,20 @@ def test_without_the_key_of_the_authority_nothing_can_be_signed(fleet: Authority
     with pytest.raises(FleetError, match=r"authority\.key: cannot be used.*where the fleet was made"):
         Authority(fleet.folder).add(["door"], cloud="c:1", days=1)
     assert fleet.edges() == {}
+
+
+def test_nothing_is_signed_beyond_the_end_of_the_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authority_module, "_AUTHORITY_DAYS", 5)
+    fleet = Authority.create(tmp_path / "fleet", days=30)
+    [door] = fleet.add(["door"], cloud="c:1", days=30)
+    end = certificate(fleet.certificate()).not_valid_after_utc
+    assert Bundle.read(door).until == end == fleet.cloud_until() == fleet.edges()["door"].until
+    ended = self_signed("smartedge fleet", 0)
+    for name, text in ((AUTHORITY, ended.pem), (AUTHORITY_KEY, ended.key)):
+        write_guarded(fleet.folder / name, text)
+    with pytest.raises(FleetError, match=r"authority\.pem: was valid until .*'smartedge fleet init'"):
+        fleet.add(["gate"], cloud="c:1", days=1)
+    assert list(fleet.edges()) == ["door"]
 
 
 def test_without_cryptography_the_recipe_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
