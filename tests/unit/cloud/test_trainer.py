@@ -21,6 +21,8 @@ from smartedge.codec import unpack
 from smartedge.config import load_config
 from smartedge.models.network import to_input
 from smartedge.runs.progress import Quiet
+from smartedge.runs.record import read_metrics
+from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch
 
 
@@ -160,3 +162,37 @@ def test_labels_are_smoothed_as_the_settings_say_where_the_back_learns(tmp_path,
     one_batch(tmp_path / "run", batch, split, network, train={"label_smoothing": smoothing})
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     assert row["split"] == split and row["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_seconds_of_a_row_are_those_since_the_row_before(tmp_path):
+    one = trainer(tmp_path / "a")
+    for busy in (3.0, 5.0):
+        one.busy = busy
+        one.predictions["train"].add(np.arange(2), torch.tensor([0, 1]), torch.zeros(2, 2), 0.5)
+        one.record(0, "train")
+    one.close()
+    assert [row.seconds for row in read_metrics(tmp_path / "a" / "metrics.jsonl")] == [3.0, 2.0]
+
+
+def test_what_was_predicted_after_a_checkpoint_is_forgotten_with_it(tmp_path):
+    one = trainer(tmp_path / "a")
+    one.save()
+    one.predictions["train"].add(np.arange(2), torch.tensor([0, 1]), torch.zeros(2, 2), 0.5)
+    assert not one.rewind(7) and one.predictions
+    assert one.rewind(0) and not one.predictions
+    one.close()
+
+
+def test_images_of_many_frames_are_mixed_and_each_shard_by_numbers_of_its_own(log, monkeypatch):
+    """A batch has five images, a frame four, and there are six frames."""
+    first = next(frames_of(log).epoch(0))
+    assert len(set((first.ids // 4).tolist())) >= 4
+    drawn = []
+
+    def noted(seed, *purpose):
+        drawn.append((seed, *purpose))
+        return derive_seed(seed, *purpose)
+
+    monkeypatch.setattr("smartedge.cloud.order.shuffled.derive_seed", noted)
+    next(frames_of(log).sharded_epoch(3, shards=2, own=range(2)))
+    assert drawn == [(0, "log", 3), (0, "log", 3, 0), (0, "log", 3, 1)]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from smartedge.data import open_dataset
-from smartedge.data.columns import persons_of
+from smartedge.data.columns import persons_of, read_columns
 from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
@@ -94,3 +94,21 @@ def test_images_that_are_set_apart_have_persons_of_their_own(
     }
     assert len(codes_and_names) == 20, "one number for each person"
     assert set(found["audit"].tolist()).isdisjoint(found["train"].tolist())
+
+
+def test_further_columns_are_those_of_the_images_of_each_split(
+    write_parquet: Callable[..., Path], tmp_path: Path, cache: Path
+) -> None:
+    """The test split has a file of its own; validation images were set apart from the training ones."""
+    values = {"train": ["a", "b", None, "c"] * 10, "test": ["c", "a", "b", "b"]}
+    for split, column in values.items():
+        write_parquet(tmp_path / "d" / f"{split}.parquet", {"yes": [True, False] * (len(column) // 2), "kind": column})
+    dataset = open_dataset(str(tmp_path / "d"), "yes", image_size=8, cache_dir=cache)
+    raw = open_raw(str(tmp_path / "d"), ImageSize.of(8), cache_dir=cache)
+    found, names = read_columns(raw, dataset, ["kind", "yes"])
+    assert names == {"kind": ("a", "b", "c"), "yes": ("no", "yes")}
+    for split, part in dataset.splits.items():
+        source = values["test" if split == "test" else "train"]
+        expected = [-1 if source[row] is None else "abc".index(source[row]) for row in part.ids.tolist()]
+        assert found[split]["kind"].tolist() == expected and len(expected) == len(part) > 0
+        assert found[split]["yes"].tolist() == part.labels.tolist()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,6 +97,15 @@ def test_time_is_counted() -> None:
     list(loader)
     assert loader.busy_seconds > 0
     assert loader.wait_seconds > 0
+
+
+def test_time_of_all_batches_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second after the one before."""
+    clock = itertools.count()
+    monkeypatch.setattr("smartedge.data.reading.loader.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    loader = batches(Gated(64), 1, seed=0, epoch=0, shuffle=True)
+    list(loader)
+    assert loader.busy_seconds >= 64 and loader.wait_seconds >= 64
 
 
 def test_reading_ahead_is_bounded() -> None:

@@ -50,6 +50,19 @@ def test_the_seed_decides(uneven: Path, cache: Path) -> None:
         assert ids(1, split) != ids(2, split)
 
 
+def test_the_seed_decides_a_limit_of_splits_that_are_there(
+    tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]
+) -> None:
+    for split in ("train", "val", "test"):
+        write_parquet(tmp_path / "d" / f"{split}.parquet", {"x": [0, 1] * 12})
+
+    def ids(seed: int) -> list[int]:
+        data = open_dataset(str(tmp_path / "d"), "x", image_size=8, limit={"train": 8}, seed=seed, cache_dir=cache)
+        return data.splits["train"].ids.tolist()
+
+    assert ids(1) == ids(1) != ids(2)
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(3, [1, 1, 1]), (24, [8, 8, 8]), (40, [16, 16, 8]), (75, [43, 24, 8])])
 def test_a_limit_balances_the_classes(limit: int, expected: list[int], uneven: Path, cache: Path) -> None:
     data = open_dataset(str(uneven), "kind", image_size=8, limit={"train": limit}, cache_dir=cache)
@@ -134,9 +147,13 @@ def test_nobody_is_in_both_parts(tmp_path: Path, cache: Path, write_parquet: Cal
     file = write_parquet(tmp_path / "faces.parquet", {"kind": rng.integers(2, size=200).tolist(), "identity": persons})
     data = open_dataset(str(file), "kind", image_size=8, cache_dir=cache, audit_share=0.2)
     assert data.audit is not None
-    named = [{persons[row] for row in part.ids} - {None} for part in (data.splits["train"], data.audit)]
+    parts = data.splits["train"], data.audit
+    named = [{persons[row] for row in part.ids} - {None} for part in parts]
     assert named[0] and named[1] and not named[0] & named[1]
     assert 0.1 < len(data.audit) / 160 <= 0.2
+    pairs = [each for part in parts for each in zip(part.ids.tolist(), part.persons.tolist(), strict=True)]
+    nameless = [person for row, person in pairs if persons[row] is None]
+    assert len(set(nameless)) == len(nameless) > 1, "nobody knows that two of them are one person"
 
 
 def test_labels_that_are_lacking(tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]) -> None:

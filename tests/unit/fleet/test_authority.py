@@ -54,6 +54,9 @@ def test_a_certificate_is_for_its_side_only_and_names_it(fleet: Authority) -> No
     assert constraints.ca and constraints.path_length == 0
     for end, days in ((bundle.until, 7), (edge.not_valid_after_utc, 7), (cloud.not_valid_after_utc, 30)):
         assert abs(end - datetime.now(timezone.utc) - timedelta(days=days)) < timedelta(minutes=5)
+    for signed in (edge, cloud, authority):
+        early = datetime.now(timezone.utc) - signed.not_valid_before_utc
+        assert abs(early - timedelta(hours=1)) < timedelta(minutes=5), "clocks of devices differ"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
@@ -110,6 +113,22 @@ def test_a_revoked_edge_is_out_until_it_is_renewed_and_then_in_by_the_new_certif
     register = Register(fleet.folder)
     assert register.refusal("door", new) is None
     assert "revoked" in str(register.refusal("door", old))
+
+
+def test_what_is_over_is_kept_no_longer(fleet: Authority) -> None:
+    """The key of a revoked edge's one-way link, and a certificate whose time has ended."""
+    for path in fleet.add(["door", "gate"], cloud="c:1", days=1):
+        path.unlink()
+    fleet.revoke("door")
+    assert list(SimplexKeys.read(fleet.folder / "simplex.json").keys) == ["gate"]
+    entry = fleet.edges()["gate"]
+    [issued] = entry.certificates
+    ended = issued.model_copy(update={"serial": "1", "until": datetime.now(timezone.utc) - timedelta(seconds=1)})
+    known = {"door": fleet.edges()["door"], "gate": entry.model_copy(update={"certificates": (ended, issued)})}
+    EdgeRegister(edges=known).write(fleet.folder / "edges.json")
+    fleet.renew("gate", cloud="c:1", days=1)
+    kept = [each.serial for each in fleet.edges()["gate"].certificates]
+    assert len(kept) == 2 and kept[0] == issued.serial and "1" not in kept
 
 
 def test_a_renewed_edge_keeps_address_and_kind_and_its_older_certificate_until_its_end(
