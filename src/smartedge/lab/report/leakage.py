@@ -77,6 +77,12 @@ class Leak:
         return min(margin, _OF_HIDDEN * to_hide) if to_hide > 0 else margin
 
     @property
+    def surely_read(self) -> bool:
+        """Whether an attacker reads more than is unavoidable, and not only by the choice of test images."""
+        interval, value = self.worst.interval, self.worst.value
+        return value > self.unavoidable + self.margin and (interval is None or interval[0] > self.unavoidable)
+
+    @property
     def doubts(self) -> list[str]:
         """Reasons why the attribute does not count as hidden, although no attacker tried could read it."""
         found = []
@@ -208,6 +214,14 @@ def judge(
             "good",
             "hidden",
             f"What was sent hides {_names(judged)} from the attackers that were tried: {_most(worst)}.",
+            sentences,
+        )
+    if not any(leak.surely_read for leak in judged) and (reach := worst.worst.interval):
+        return Verdict(
+            "open",
+            "not shown",
+            f"It is not shown whether what was sent hides {worst.name}: {_most(worst)}. The 95 % interval begins at "
+            f"{percent(reach[0])}.",
             sentences,
         )
     undefended = worst.undefended

@@ -230,6 +230,17 @@ def test_the_verdict_follows_the_best_attack(best, floor, undefended, word, leak
     assert f"{100 * best:.1f} %" in plain(verdict.headline)
 
 
+@pytest.mark.parametrize(
+    ("interval", "word"),
+    [((0.48, 0.76), "not shown"), ((0.645, 0.9), "not shown"), ((0.65, 0.9), "partly hidden"), (None, "partly hidden")],
+)
+def test_what_the_choice_of_test_images_explains_is_no_verdict(interval, word, leaks_of, attribute):
+    (leak,) = leaks_of(masculine=attribute(0.70, floor=0.645, undefended=0.93))
+    verdict = judge([dataclasses.replace(leak, interval=interval, training_image=None)], **HOW)
+    assert verdict.word == word
+    assert word != "not shown" or (verdict.tone == "open" and "interval begins at" in verdict.headline)
+
+
 def test_the_worst_sensitive_attribute_is_judged_and_no_other(leaks_of, attribute):
     leaks = leaks_of(
         glasses=attribute(0.53, floor=0.52),
