@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections.abc import Callable
 
@@ -211,7 +212,24 @@ class Auxiliary(Layers):
         return (self.second(x), x) if self.training else self.second(x)
 
 
+class Length(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).view(len(x), -1))
+
+
+@functools.cache
+def positions() -> Tensor:
+    return torch.arange(4.0)
+
+
+class KeptElsewhere(Layers):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) + positions())
+
+
 REFUSED = {
+    "the length of a batch": (Length, r"len\(\) gives the number of images in the batch; write x\.shape\[0\]"),
+    "a result that is kept elsewhere": (KeptElsewhere, r"\(functools\.cache; register it as a buffer\)"),
     "data that is replaced": (Swaps, r"replaces the data of first\.weight"),
     "a lock": (Locked, "cannot be copied: cannot pickle .*lock"),
     "a plain list of modules": (

@@ -25,6 +25,7 @@ from torch import Tensor
 from smartedge.artifacts.profile import CodecFigures, Timing, WholeFigures
 from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
+from smartedge.edge.apart import Division, open_parts, read_answer
 from smartedge.edge.protection import open_gate
 from smartedge.errors import CodecError, CutError, SmartEdgeError
 from smartedge.lab.plan.images import SampleImages, sample_images
@@ -54,10 +55,7 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: SampleImages, 
         ``figures`` as a mapping, and ``left_out``: codec → why it does not encode these features.
     """
     device = pick_device(config.hardware.edge_device, "hardware.edge_device")
-    divide(config.division(images.task.outputs))  # the first call also imports modules, so it is not timed
-    begun = time.perf_counter()
-    learner = get_method(config.method).edge(config, images.task, device, images.dataset)
-    build_seconds = time.perf_counter() - begun
+    learner = _edge_learner(config, images, device)
     front_step, front_forward, features_BF = _edge_side(learner, images, repeats)
     # Release and encode here too, so that the peak includes their memory.
     release, released_BF = _released(config, images, features_BF, repeats)
@@ -69,6 +67,7 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: SampleImages, 
     shape = learner.feature_shape
     del learner
     gc.collect()
+    build_seconds = _build_seconds(config, images)
     cloud = _cloud_side(config, images, released_BF, repeats)
     figures = {
         "shape": shape,
@@ -84,6 +83,28 @@ def figures_of_cut(config: Config, codecs: Sequence[str], images: SampleImages, 
         **cloud,
     }
     return {"figures": figures, "left_out": left_out}
+
+
+def _edge_learner(config: Config, images: SampleImages, device: torch.device) -> Learner:
+    """The learner of an edge: another process divides the network, as in a run, so the peak of memory is an edge's."""
+    method, division = get_method(config.method), config.division(images.task.outputs)
+    with Division() as other:
+        other.give(division, devices={}, threads=config.threads)
+        other.check()
+        made = read_answer(other.answer, _tell)
+    return method.edge(config, images.task, device, images.dataset, None if made is None else open_parts(made, _tell))
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _build_seconds(config: Config, images: SampleImages) -> float:
+    """Time to make the network and to divide it, after the first time, which also imports modules."""
+    divide(config.division(images.task.outputs))
+    begun = time.perf_counter()
+    divide(config.division(images.task.outputs))
+    return time.perf_counter() - begun
 
 
 def _edge_side(learner: Learner, images: SampleImages, repeats: int) -> tuple[Timing, Timing, Tensor]:

@@ -35,12 +35,13 @@ from smartedge.models.recording.fakes import Holdings, fake_copy, run_for_real, 
 from smartedge.models.recording.graph import BATCHES, Trace, shape_text, storage_of, tensors_in
 from smartedge.models.recording.intercept import FunctionMode, observe_modules, observing, refuse_nesting
 from smartedge.models.recording.replay import Event, Kept, Replay, forgotten_caches
-from smartedge.models.recording.varying import Untraceable, decided, same, varying
+from smartedge.models.recording.varying import LENGTH, Untraceable, decided, same, varying
 
 __all__ = ["trace"]
 
 _OTHER_AT_A_SECOND_CALL = (
-    "Python code does something else at a second call: it counts calls, reads the time, or changes an attribute"
+    "Python code does something else at a second call: it counts calls, reads the time, changes an attribute, or keeps "
+    "a result outside of the network (functools.cache; register it as a buffer)"
 )
 
 
@@ -188,7 +189,7 @@ class _Recorder(TracerBase):
         if function.__name__ == "__len__":
             if self.replay is not None:
                 return function(*args)
-            return same(*(len(value) for value in self.trace.values[self.node_of(args[0])]))
+            return same(*map(len, self.trace.values[self.node_of(args[0])]), otherwise=LENGTH)
         if function.__name__ == "__iter__":
             return iter(args[0].unbind(0))
         if function.__name__ == "__get__":

@@ -15,7 +15,10 @@ from torch.fx.proxy import TracerBase
 
 from smartedge.errors import CutError
 
-__all__ = ["Untraceable", "Varying", "decided", "same", "varying"]
+__all__ = ["LENGTH", "Untraceable", "Varying", "decided", "same", "varying"]
+
+# Python makes a plain number of what len() gives, and a plain number does not follow the batch.
+LENGTH = "len() gives the number of images in the batch; write x.shape[0] in its place, which can be recorded"
 
 Recorded = Callable[[Callable[..., Any], tuple[Any, ...]], Any]
 """Records the call of an operator with these arguments; gives its result as the network shall see it."""
@@ -69,14 +72,16 @@ def _plain(value: Any) -> Any:
     return float.__float__(value) if isinstance(value, _VaryingFloat) else value
 
 
-def same(first: Any, second: Any) -> Any:
-    """``first``, if the two are equal: Python code goes one way only.
+def same(
+    first: Any, second: Any, *, otherwise: str = "Python code decides on the number of images in the batch"
+) -> Any:
+    """``first``, if the two are equal: Python code goes one way only. ``otherwise`` is the reason where they differ.
 
     Raises:
         Untraceable: they differ.
     """
     if first != second:
-        raise Untraceable("Python code decides on the number of images in the batch")
+        raise Untraceable(otherwise)
     return first
 
 
