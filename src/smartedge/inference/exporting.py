@@ -7,7 +7,7 @@ import hashlib
 import io
 import shutil
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import version as installed
@@ -167,7 +167,6 @@ def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> byte
         partial(common, dynamo=True, dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False),
     )
     reasons = []
-    torch._C._jit_set_onnx_log_enabled(False)  # else the older one prints the whole graph where it fails
     for exporter in exporters:
         try:
             with (
@@ -175,6 +174,7 @@ def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> byte
                 torch.no_grad(),
                 warnings.catch_warnings(),
                 contextlib.redirect_stdout(io.StringIO()),  # the newer one tells how far it is
+                _no_log_of_graphs(),
             ):
                 warnings.simplefilter("ignore")  # the older one is deprecated, and warns of constants: checked later
                 file = Path(folder) / "network.onnx"
@@ -183,6 +183,17 @@ def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> byte
         except Exception as error:  # exporters fail in many ways
             reasons.append(str(error).strip().split("\n")[0])
     raise FrontError(f"the network cannot become ONNX: {' / '.join(reasons)}; another model.cut may do")
+
+
+@contextlib.contextmanager
+def _no_log_of_graphs() -> Iterator[None]:
+    """Keep the older exporter from printing the whole graph where it fails: it switches its log on by itself."""
+    log = torch._C._jit_onnx_log
+    torch._C._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _difference(model: bytes, takes: str, module: nn.Module, inputs: Tensor) -> float:
