@@ -75,6 +75,12 @@ class Task:
         """Width K of a head for this task."""
         return len(self.names)
 
+    def without_names(self) -> Task:
+        """The same task with numbers for the names of classes, which may be names of people."""
+        if self.kind == "multi":
+            return self
+        return Task(self.kind, self.columns, tuple(map(str, range(self.outputs))))
+
 
 @dataclass(frozen=True)
 class ImageBatch:

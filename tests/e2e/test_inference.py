@@ -138,7 +138,8 @@ def test_what_may_travel_holds_nothing_that_was_computed_from_labels(run_and_ima
     shared = json.loads((config.run_dir / "shared" / "run.json").read_text())
     assert set(shared) == {"schema_version", "settings", "task", "feature_shape"}
     assert shared["settings"] == config.agreement()
-    assert shared["task"] == {"kind": "single", "columns": ["smile"], "names": ["no", "yes"]}
+    assert shared["task"] == {"kind": "single", "columns": ["smile"], "names": ["0", "1"]}, "names stay on the edge"
+    assert TrainedRun.open(config.run_dir).task.names == ("no", "yes")
     assert [path.name for path in (config.run_dir / "shared").iterdir()] == ["run.json"]
 
 

@@ -12,9 +12,10 @@ Where and how the run was started.
 ## `shared/run.json`
 
 The facts that a server needs to answer for the run. This is the only part of the edge's run directory that may travel:
-nothing in it was computed from images. Of the labels it holds the names of the classes; where these tell too much,
-replace them by numbers before the file is copied. The edge writes it when its part of the run ends. The run directory
-of the cloud does not need it: there `smartedge serve` reads what the edges said when they connected.
+nothing in it was computed from images. Of the labels it holds how many classes there are: their names, which may be
+names of people, stay in `edge/summary.json`. A file of an earlier version holds them. The edge writes it when its part
+of the run ends. The run directory of the cloud does not need it: there `smartedge serve` reads what the edges said when
+they connected.
 
 [table of SharedRun]
 
@@ -161,7 +162,7 @@ class RunFacts(Artifact):
 
 
 class SharedRun(Artifact):
-    """``shared/run.json``: what a server needs to answer for a run. Of labels it has only the classes' names."""
+    """``shared/run.json``: what a server needs to answer for a run. Of labels it has only the number of classes."""
 
     missing: ClassVar[str] = (
         "the edge writes it when its part of the run ends: finish the run first ('smartedge train --resume'); on a "
@@ -174,7 +175,7 @@ class SharedRun(Artifact):
     settings: dict[str, JsonValue] = Field(
         description="those on which edge and cloud must agree; sensitive columns and paths of data are not among them"
     )
-    task: TaskFacts = Field(description="as in `results.json`")
+    task: TaskFacts = Field(description="as in `results.json`, with numbers for the names of classes")
     feature_shape: tuple[int, ...] = Field(description="of what crosses the cut")
 
 

@@ -69,9 +69,9 @@ def _facts_of(task: Task) -> TaskFacts:
 
 
 def write_shared(folder: Path, config: Config, task: Task, feature_shape: tuple[int, ...]) -> None:
-    """Write the facts that a server needs to answer for the run. Of images and labels: only the classes' names."""
+    """Write the facts that a server needs to answer for the run. Of labels: only the number of classes."""
     private_folder(folder)
-    facts = _facts_of(task)
+    facts = _facts_of(task.without_names())
     shared = SharedRun(settings=config.agreement(), task=facts, feature_shape=feature_shape)
     shared.write(folder / "run.json")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from smartedge.artifacts.run import SharedRun
-from smartedge.artifacts.summary import has_finished
+from smartedge.artifacts.summary import EdgeSummary, has_finished
 from smartedge.artifacts.task import TaskFacts
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import Config, load_config, load_run_config
@@ -53,7 +53,7 @@ class TrainedRun:
         """Read the facts of a run directory: ``shared/run.json``, and ``config.yaml`` where it is there.
 
         Where the cloud alone has run in it, what the edges said when they connected takes the place of the first.
-        Names of classes are not sent, so the classes are called 0, 1, 2, … then.
+        Names of classes stay on the edge. Without its folder the classes are called 0, 1, 2, …
 
         Raises:
             RunError: it holds no finished hierarchical run.
@@ -69,7 +69,9 @@ class TrainedRun:
                 f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "
                 "'infer', 'serve' and 'export' need a run of method 'hierarchical'"
             )
-        task = Task(shared.task.kind, shared.task.columns, shared.task.names)
+        summary = folder / "edge" / "summary.json"
+        known = EdgeSummary.read(summary).task if summary.exists() else shared.task
+        task = Task(known.kind, known.columns, known.names)
         return cls(folder, config, task, dict(shared.settings))
 
     def check_back(self) -> None:
