@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+import smartedge
 from smartedge.lab.audit import identity, persons
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import Unit
@@ -22,6 +23,7 @@ from smartedge.lab.audit.certificate import plugin
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.feature_cache import FeatureCache
+from smartedge.lab.audit.given import run
 from smartedge.lab.audit.given.run import GivenSettings, audit_features
 from smartedge.lab.audit.given.table import table_of
 from smartedge.lab.audit.membership import membership
@@ -99,6 +101,15 @@ def test_an_audit_ends_with_its_budget(budget: float, time: Time, tmp_path: Path
     best = found.attributes["hidden"].best
     assert best is not None, "the cheap attack is always made"
     assert found.skipped, "there was no time for all of it"
+
+
+def test_checking_the_features_counts_too(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "Clock", time.clock)
+    time.passes(run, "table_of", 40.0)
+    rng = np.random.default_rng(0)
+    numbers, hidden = rng.normal(size=(120, 3)), rng.integers(0, 2, 120)
+    found = smartedge.audit(numbers, sensitive={"hidden": hidden}, attacks=("linear", "trees"), seeds=1, budget=30.0)
+    assert "trees" in {each.attack for each in found.skipped}
 
 
 def test_without_a_budget_it_would_take_much_longer(time: Time, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def audit(  # noqa: PLR0913 - one argument for each array and each option of the
         DataError: an array cannot be used; the message says why.
         ConfigError: an option is impossible, or a package that the attacks need is not installed.
     """
-    source = None
+    source, clock = None, Clock(budget)
     if isinstance(features, str | Path):
         if any(array is not None for array in (labels, sensitive, persons, splits)):
             raise ConfigError("labels, sensitive, persons, splits: with a file they are arrays of the file")
@@ -108,9 +108,9 @@ def audit(  # noqa: PLR0913 - one argument for each array and each option of the
     settings = AuditSettings(attacks=None if attacks is None else tuple(attacks), budget=budget, seeds=seeds)
     how = GivenSettings(noise, known_label, seed, source)
     if out is not None:
-        return audit_features(table, settings, how, Path(out), Quiet())
+        return audit_features(table, settings, how, Path(out), Quiet(), clock=clock)
     with tempfile.TemporaryDirectory() as folder:
-        return audit_features(table, settings, how, Path(folder), Quiet())
+        return audit_features(table, settings, how, Path(folder), Quiet(), clock=clock)
 
 
 def audit_features(
