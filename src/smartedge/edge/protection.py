@@ -7,6 +7,7 @@ from pathlib import Path
 
 from smartedge.config import Config
 from smartedge.errors import PrivacyError
+from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
 from smartedge.privacy.mechanisms import Mechanism
@@ -64,4 +65,5 @@ def open_gate(
         task=task,
         label_epsilon=dp.label_epsilon,
         training_only=dp.apply_to == "training",
+        front_is_final=get_schedule(config.schedule).front_first,
     )

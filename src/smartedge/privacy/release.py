@@ -61,6 +61,7 @@ class Gate:
         task: the meaning of the labels; None where no labels travel.
         label_epsilon: ε of randomised response on the labels of protected splits; None: they travel in clear.
         training_only: splits other than ``train`` are not protected (``dp.apply_to: training``).
+        front_is_final: the front that makes the features of ``val`` and ``test`` does not change between releases.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Gate:
         task: Task | None,
         label_epsilon: float | None = None,
         training_only: bool = False,
+        front_is_final: bool = True,
     ) -> None:
         self.mechanism = mechanism
         self.ledger = ledger
@@ -79,6 +81,7 @@ class Gate:
         self.task = task
         self.label_epsilon = label_epsilon
         self.training_only = training_only
+        self.front_is_final = front_is_final
 
     def release(
         self,
@@ -92,7 +95,9 @@ class Gate:
         """Release a batch. The same batch under the same ``seq`` is the same release: same bytes, no second debit.
 
         Training images get new noise in every frame: the back learns to work with it. Any other image gets the
-        same noise for the same features, in any batch. So a repeated release costs nothing.
+        same noise for the same features, in any batch. So a repeated release costs nothing. While a front still
+        learns, its images get new noise in every frame, too: from a repetition one would see that an image's features
+        are what they were under the front before, which no noise would cover.
 
         Args:
             ids: int64 (B,), the ledger's ids of the images.
@@ -114,7 +119,7 @@ class Gate:
         bounded_BF = self.mechanism.bound(features_BF)
         nonce = self.noise.nonce("features", split, -1 if seq is None else seq, ids=ids, content=bounded_BF)
         image_nonces = None
-        if split != "train":
+        if split == "infer" or (split != "train" and self.front_is_final):
             image_nonces = [
                 self.noise.nonce("image", split, image, content=one_F)
                 for image, one_F in zip(ids.tolist(), bounded_BF, strict=True)

@@ -174,3 +174,30 @@ def test_the_summary_of_a_run_without_protection_has_no_finite_epsilon(tmp_path)
     for key in ("epsilon", "epsilon_total", "vector_epsilon", "epsilon_with_label", "epsilon_budget", "clip", "sigma"):
         assert getattr(summary, key) is None
     assert (summary.attribute_bound, summary.releases_max) == (1.0, 1)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "codewords"])
+def test_a_repetition_does_not_tell_that_features_stayed_as_they_were(tmp_path, kind):
+    """A front that learns gives an image other features in each epoch, or the same ones. That is not to be seen."""
+    model, dp, shape = {
+        "gaussian": ({"bottleneck": "1x8x8"}, {"mechanism": "gaussian", "sigma": 1.0}, (1, 8, 8)),
+        "codewords": ({"codebook": 64}, {"mechanism": "randomised-response", "epsilon": 5.0}, (64,)),
+    }[kind]
+    features = np.zeros((40, *shape), np.float32)
+    features.reshape(40, -1)[:, 5] = 1  # of all images, and in both epochs
+    for schedule, alike in (("joint", False), ("two-stage", True), ("freeze-and-log", True)):
+        config = settings(model=model, dp=dp, schedule=schedule)
+        gate = open_gate(config, tmp_path / schedule, "run", mechanism_of(config, shape), TASK, existing=False)
+
+        def released(split, seq, gate=gate):
+            labels = np.zeros(40, np.int64)
+            return gate.release(np.arange(40), features, labels, split=split, seq=seq).features_BF
+
+        with gate.ledger:
+            first, later = (released("val", seq) for seq in (3, 9))
+            # Two of 64 codewords with the odds of ε = 5 are equal with probability 0.49; all 40 with 1e-12.
+            assert np.array_equal(first, later) == alike
+            assert gate.ledger.releases("val") == (1 if alike else 2)
+            assert np.array_equal(released("val", 9), later), "a frame that is sent again is the same release"
+            assert np.array_equal(released("infer", None), released("infer", None)), "the front is final then"
+            assert gate.ledger.releases("infer") == 1
