@@ -157,17 +157,36 @@ class Kill:
 
     def do(self, torchrun: int) -> None:
         time.sleep(self.delay)
-        children = psutil.Process(torchrun).children(recursive=True)
-        for process in [psutil.Process(torchrun), *children] if self.everything else children:
+        workers = workers_of(torchrun)
+        for process in [psutil.Process(torchrun), *workers] if self.everything else workers[self.rank : self.rank + 1]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                if self.everything or process.environ().get("RANK") == str(self.rank):
-                    self.at = time.monotonic()
-                    process.kill()
+                self.at = time.monotonic()
+                process.kill()
+
+
+def workers_of(torchrun: int) -> list[psutil.Process]:
+    """The processes that torchrun has forked, in the order of the workers: each has its command line."""
+    parent, found = psutil.Process(torchrun), []
+    for process in parent.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE and process.cmdline() == parent.cmdline():
+                found.append(process)
+    return sorted(found, key=lambda process: process.pid)
+
+
+def cpu_seconds(torchrun: int) -> float:
+    """Of all workers that torchrun has now, since they were started."""
+    found = 0.0
+    for process in workers_of(torchrun):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found += times.user + times.system
+    return found
 
 
 def launched(run: Path, workers: int, kill: Kill | None = None) -> dict[str, Any]:
     """Train to the end with workers of torchrun, as the cloud starts them."""
-    begun, updates, again = time.monotonic(), 0, None
+    begun, updates, again, used = time.monotonic(), 0, None, 0.0
     (run / "cloud" / "rendezvous").unlink(missing_ok=True)
     log = (run / "cloud" / "workers.log").open("w")
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
@@ -179,7 +198,7 @@ def launched(run: Path, workers: int, kill: Kill | None = None) -> dict[str, Any
             if update is None:
                 continue
             if update.phase == "workers" and kill is not None and kill.at is not None and again is None:
-                again = time.monotonic()
+                again, used = time.monotonic(), cpu_seconds(torchrun.pid)
             if update.phase == "train":
                 updates += 1
                 if kill is not None and killing is None and updates == kill.update + 1:
@@ -195,6 +214,7 @@ def launched(run: Path, workers: int, kill: Kill | None = None) -> dict[str, Any
         found |= {"rank": kill.rank, "killed": kill.at is not None}
         if again is not None and kill.at is not None:
             found["restart seconds"] = round(again - kill.at, 1)
+            found["restart CPU seconds"] = round(used, 2)  # of all workers together
     return found
 
 
@@ -284,7 +304,7 @@ def step_worker(out: Path, steps: int, *, sockets: bool) -> None:
     torch.set_num_threads(1)
     if sockets:
         os.environ["LOCAL_WORLD_SIZE"] = "1"
-    group = WorkerGroup(torch.device("cpu"))
+    group = WorkerGroup(torch.device("cpu"), print)
     found = timed_steps(settings(out, small=False), group, steps, shards=SHARDS)
     if group.leads:
         write_atomically(out / "step.json", json.dumps(found))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import itertools
-import json
 import os
 import secrets
 import shlex
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
-from smartedge.config import AUTO, Config, differences, load_config
+from smartedge.config import AUTO, Config, changes_in_words, load_config
 from smartedge.errors import ConfigError, RunError
 from smartedge.files import final_name, private_folder, write_atomically
 
@@ -236,13 +235,12 @@ def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
     if not file.exists():
         raise RunError(f"{config.run_dir}: a run has begun there, but its settings are gone; restore {file}")
     before = load_config(file)
-    changed = (
-        differences(before.identity(), config.identity())
+    told = (
+        changes_in_words(before.identity(), config.identity())
         if edge
-        else differences(before.cloud_identity(), config.cloud_identity())
+        else changes_in_words(before.cloud_identity(), config.cloud_identity())
     )
-    if changed:
-        told = "; ".join(f"{key} was {json.dumps(old)}, now {json.dumps(new)}" for key, (old, new) in changed.items())
+    if told:
         raise RunError(
             f"{config.run_dir}: the run began with other settings ({told}); resume it with {file}, or start a new run "
             "in another run_dir"

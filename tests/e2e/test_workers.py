@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,13 @@ import torch
 from many_edges import edges_of, fleet_config, run_fleet
 from runs import assert_same_run
 from safetensors.torch import load_file
-from workers import Kill, launched
+from workers import Kill, launched, workers_of
 
+from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.workers.launcher import ENVIRONMENT, launch_command
 from smartedge.files import write_atomically
-from smartedge.runs.progress import Quiet
+from smartedge.runs.progress import Quiet, parse_update
 from smartedge.training import train
 
 pytestmark = pytest.mark.slow
@@ -98,3 +104,43 @@ def test_the_number_of_workers_changes_when_they_are_started_again(tiny_config, 
     assert (run / "cloud" / "checkpoints").exists()
     launched(run, 2)
     assert_same_cloud(config.run_dir, run)
+
+
+def test_a_worker_that_hangs_is_noticed_and_may_be_ended(tiny_config, tmp_path: Path) -> None:
+    """One of two is stopped. The other one says that it waits. The first is killed, and both are started again."""
+    config = tiny_config("one", **SHARDS, epochs=6)
+    train(config, single_process=True, monitor=Quiet())
+    run = untrained(config.run_dir, tmp_path / "two")
+    sooner = "import sys; from smartedge.cloud.workers import forking, group; group._SILENCE_S = 2.0; "
+    command = launch_command(run, 2)
+    command[1:3] = ["-c", sooner + "sys.exit(forking.main())"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    waits = []
+    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, **pipes) as torchrun:
+        assert torchrun.stdout is not None
+        for line in torchrun.stdout:
+            update = parse_update(line)
+            assert update is None or update.phase != "failed", update
+            if update is not None and update.phase == "workers" and not waits:
+                stopped = workers_of(torchrun.pid)[1]
+                stopped.send_signal(signal.SIGSTOP)
+            if update is not None and update.phase == "waiting" and not waits:
+                waits.append(update.text)
+                stopped.kill()
+        assert torchrun.wait() == 0
+    assert len(waits) == 1 and "worker 0 has waited" in waits[0] and "another one hangs" in waits[0]
+    assert has_finished(run / "cloud")
+    assert_same_cloud(config.run_dir, run)
+
+
+@pytest.mark.parametrize("program", ["smartedge.cloud.workers.forking", "torch.distributed.run"])
+def test_an_error_that_would_come_again_ends_torchrun(tmp_path: Path, program: str) -> None:
+    command = launch_command(tmp_path / "nothing", 2)
+    command[2] = program
+    command[command.index("--rdzv-endpoint") + 1] = str(tmp_path / "rendezvous")
+    ended = subprocess.run(
+        [sys.executable, *command[1:]], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    told = ended.stderr.count(f"error [SE-RUN]: {tmp_path / 'nothing'}: holds no run")
+    assert 1 <= told <= 2, "once by each worker that came so far"

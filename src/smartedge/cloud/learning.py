@@ -145,7 +145,8 @@ class Learning:
     def make_trainer(self, edge: str, header: StreamHeader) -> None:
         """Build the back, and load its newest checkpoint where the run is resumed."""
         back, shapes = build_back(self.config, header.outputs)
-        if self.trainer is None:  # a trainer that is built again has the same network
+        # A trainer that is built again has the same network. Where this is an error, the other workers lose this one.
+        if self.trainer is None and self.group.leads:
             self._check_network(back, next(iter(shapes.values())), header)
         self.trainer = BackTrainer(
             self.config,
@@ -177,7 +178,7 @@ class Learning:
             layers, shape, must_learn=True, answers=header.answered, task_kind=header.task_kind
         )
         for text in (kept, stays):
-            if self.group.leads and text is not None:
+            if text is not None:
                 self.monitor.update(Update("cloud", "network", text=text))
 
     @property

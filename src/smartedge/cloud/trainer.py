@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
@@ -23,7 +24,8 @@ from smartedge.cloud.inputs import Inputs, Ready
 from smartedge.cloud.order.label_shares import LabelShares
 from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.cloud.workers.shared_step import divided, shared_step
-from smartedge.config import Config
+from smartedge.config import Config, changes_in_words
+from smartedge.errors import RunError
 from smartedge.methods.back_step import CloudStep, cloud_forward, cloud_step, image_losses
 from smartedge.methods.loop import Progress, load_training_state, training_state, warmup_cosine
 from smartedge.methods.options import optimizer_of, options_of, place
@@ -89,7 +91,9 @@ class BackTrainer:
         self.predictions: dict[SplitName, Predictions] = defaultdict(Predictions)  # since the split was last recorded
         self._busy_recorded = 0.0
         if resume and (numbers := self.checkpoints.numbers()):
-            self._restore(self.checkpoints.load(numbers[-1]))
+            state = self.checkpoints.load(numbers[-1])
+            self._refuse_other_settings(state)
+            self._restore(state)
         self.recorder = self._open_recorder()
 
     @property
@@ -212,6 +216,7 @@ class BackTrainer:
             return
         state = {
             **training_state({"back": self.back}, self.optimizer, self.random, self.progress),
+            "settings": self.config.cloud_identity(),
             "next_seq": self.next_seq,
             "busy": self.busy,
             "test": self.test and self.test.model_dump(),
@@ -232,6 +237,16 @@ class BackTrainer:
                 return True
         return False
 
+    def _refuse_other_settings(self, state: State) -> None:
+        """Somebody may have edited the settings of the run, which workers read. Older checkpoints do not say theirs."""
+        now = self.config.cloud_identity()
+        before = state.get("settings", now)
+        if told := changes_in_words(before, _known(now, before)):
+            raise RunError(
+                f"{self.checkpoints.folder}: the back was trained with other settings ({told}); set them back in "
+                f"{self.folder.parent / 'config.yaml'}, or start a new run in another run_dir"
+            )
+
     def _restore(self, state: State) -> None:
         load_training_state(state, {"back": self.back}, self.optimizer, self.random, self.progress)
         self.next_seq, self.busy = state["next_seq"], state["busy"]
@@ -239,3 +254,10 @@ class BackTrainer:
         self.label_shares.load_state(state["label_shares"])
         self.predictions.clear()
         self._busy_recorded = self.busy
+
+
+def _known(settings: JsonValue, before: JsonValue) -> JsonValue:
+    """Settings without the keys that an earlier version of smartedge did not have."""
+    if not (isinstance(settings, dict) and isinstance(before, dict)):
+        return settings
+    return {key: _known(value, before[key]) for key, value in settings.items() if key in before}

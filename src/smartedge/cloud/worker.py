@@ -14,32 +14,36 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from pydantic import BaseModel
 
 from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest.same_run import agreed
 from smartedge.cloud.learning import Job, Learning
 from smartedge.cloud.store.copied import CopiedStore
 from smartedge.cloud.store.follower import StoreFollower
 from smartedge.cloud.store.lock import Lock
 from smartedge.cloud.store.remote import Remote
-from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup, WorkersLost
+from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup, WorkersLost, place_of_worker
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
+from smartedge.files import disk_error, is_disk_error
 from smartedge.methods.base import get_method
+from smartedge.methods.schedules import get_schedule
 from smartedge.runs.allocator import keep_freed_memory
 from smartedge.runs.machine import peak_rss_bytes, pick_device
 from smartedge.runs.progress import Bars, JsonLines, Monitor, Quiet, Update
 from smartedge.stopping import Interrupted, end_after_signal
 
-__all__ = ["FAILED", "Worker", "main", "own_gpu"]
+__all__ = ["FAILED", "Worker", "as_process", "main", "own_gpu", "parser"]
 
 FAILED = "failed"  # phase of the update that tells an error: its text is the error's code, a space, and the message
+_LOST = 75  # exit code: another worker was lost; this one is to be started again (EX_TEMPFAIL)
 _LOOK = 0.05  # seconds between two looks at the store
 _END_S = 5.0  # that one of several workers may go on after it was asked to end
 _TURN = 1.0  # seconds after which the first worker tells the others that there is nothing yet
@@ -90,6 +94,7 @@ class Worker:
         self._follower = StoreFollower(folder, self._handover, copy=copy)
         self._follower.refresh()
         self._next_look = 0.0
+        self._said = ""  # what this worker waits for
         self.learning = Learning(config, folder, self._handover, monitor, resume=True, group=group)
 
     def run(self, stop: threading.Event) -> bool:
@@ -100,6 +105,8 @@ class Worker:
                 return turn.ended
             if turn.needed is not None:
                 self._wait_for(turn.needed)
+                for each in self._handover.intakes.values():
+                    agreed(self.learning.config, each.streams[0].agreement)  # somebody may have edited config.yaml
                 edge, intake = min(self._handover.intakes.items())
                 self.learning.make_trainer(edge, intake.streams[0])
                 self._tell()
@@ -133,7 +140,20 @@ class Worker:
             if job is not None:
                 return Turn(job=job)
             stop.wait(_LOOK)
+        self._say_what_is_missing()
         return Turn()
+
+    def _say_what_is_missing(self) -> None:
+        trainer, frames = self.learning.trainer, self._follower.where
+        if trainer is None:
+            text = f"waits for the first frames in {frames}"
+        elif get_schedule(self.learning.config.schedule).once:
+            text = f"waits until everything is in {frames}"
+        else:
+            return  # the edges are slower, as usual
+        if text != self._said:
+            self.learning.monitor.update(Update("cloud", "waiting", text=text))
+        self._said = text
 
     def _look(self) -> None:
         """Look at the store, but not so often that it takes more than 2 % of the time; not when it is complete."""
@@ -160,34 +180,43 @@ class Worker:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one worker until the run is complete, or it is asked to stop. Returns the exit code."""
-    args = _parser().parse_args(arguments)
-    rank = int(os.environ.get("RANK", "0"))
+    args = parser().parse_args(arguments)
     shown: Monitor = JsonLines(sys.stdout) if args.progress == "json" else Bars()
-    stop = threading.Event()
+
+    def fail(code: str, text: str) -> None:
+        if args.progress == "json":
+            shown.update(Update("cloud", FAILED, text=f"{code} {text}"))
+
+    stop, rank = threading.Event(), 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stop.set())
-    if args.progress == "json" and rank == 0:
-        threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
     try:
-        _train(args.run, args.copy, shown if rank == 0 else Quiet(), stop)
+        rank, size = place_of_worker()
+        if args.progress == "json" and rank == 0:
+            threading.Thread(target=_stop_at_end_of_input, args=(stop,), daemon=True).start()
+        _train(args.run, args.copy, size, shown if rank == 0 else Quiet(), stop, shown)
         return 0  # also where it was asked to stop, or torchrun would start it again
     except WorkersLost as error:
         print(f"worker {rank}: {error}", file=sys.stderr)
-        return 1
+        return _LOST
     except SmartEdgeError as error:
-        if args.progress == "json":
-            shown.update(Update("cloud", FAILED, text=f"{error.code} {error}"))
+        fail(error.code, str(error))
         print(f"error [{error.code}]: {error}", file=sys.stderr)
         return error.exit_code
-    except Exception as error:
-        if args.progress == "json":  # it would come again after a restart
-            shown.update(Update("cloud", FAILED, text=f"{RunError.code} worker {rank} has failed: {error!r}"))
-        raise
+    except Exception as error:  # it would come again after a restart
+        if isinstance(error, OSError) and is_disk_error(error):
+            text = f"{error.filename or args.run}: worker {rank} cannot use the disk: {disk_error(error)}"
+            fail(RunError.code, text)
+            print(f"error [{RunError.code}]: {text}", file=sys.stderr)
+            return RunError.exit_code
+        fail(RunError.code, f"worker {rank} has failed: {error!r}")
+        traceback.print_exc()
+        return 1
     finally:
         shown.close()
 
 
-def _train(run: Path, url: str | None, monitor: Monitor, stop: threading.Event) -> None:
+def _train(run: Path, url: str | None, size: int, monitor: Monitor, stop: threading.Event, silence: Monitor) -> None:
     config = load_run_config(run)
     torch.set_num_threads(config.threads)
     keep_freed_memory()
@@ -195,7 +224,8 @@ def _train(run: Path, url: str | None, monitor: Monitor, stop: threading.Event) 
     if device.type == "cuda":
         torch.cuda.set_device(own_gpu(device))
     folder, copy = run / "cloud", None if url is None else CopiedStore(Remote(url))
-    group = WorkerGroup(device) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ALONE
+    tell = lambda text: silence.update(Update("cloud", "waiting", text=text))  # noqa: E731
+    group = WorkerGroup(device, tell) if size > 1 else ALONE
     one: AbstractContextManager[object] = nullcontext()
     if group.leads:  # no other group of workers may train the same run
         one = closing(Lock(folder / "training.lock", "other workers train this run; end them first"))
@@ -229,35 +259,42 @@ def _stop_at_end_of_input(stop: threading.Event) -> None:
     stop.set()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What a worker's command line may say."""
+    known = argparse.ArgumentParser(
         prog="python -m smartedge.cloud.worker",
         description="Train the back of a run from its store, with other workers of torchrun (docs/workers.md).",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, which holds config.yaml and cloud/")
-    parser.add_argument(
+    known.add_argument("run", metavar="RUN", type=Path, help="the run's folder, which holds config.yaml and cloud/")
+    known.add_argument(
         "--from",
         dest="copy",
         metavar="URL",
         help="read the frames from a copy of the store, such as s3://BUCKET/FOLDER ('smartedge log RUN --to URL')",
     )
-    parser.add_argument("--progress", choices=["bars", "json"], default="bars", help="json: for another program")
-    return parser
+    known.add_argument("--progress", choices=["bars", "json"], default="bars", help="json: for another program")
+    return known
 
 
-def _as_process() -> NoReturn:
-    """Run one worker as this process.
+def as_process(arguments: Sequence[str] | None = None) -> int:
+    """Run one worker as this process. Returns 0 where it has done its work, and does not return otherwise.
 
     A worker that has lost another one may wait for it in torch, where no handler of a signal runs, or when torch leaves
     the group at the end of the process. torchrun waits half a minute for it, and starts the workers again after that.
+
+    torchrun starts its workers again whatever ended them. Where the same would end them again, it is asked to end.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         end_after_signal(_END_S)
-    code = main()
+    code = main(arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    if code == 0:
+        return code
+    if code != _LOST and "TORCHELASTIC_RUN_ID" in os.environ:
+        os.kill(os.getppid(), signal.SIGTERM)
     os._exit(code)
 
 
 if __name__ == "__main__":
-    _as_process()
+    os._exit(as_process())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint, weights_named
 from smartedge.models.shards import weight_files
 
-__all__ = ["AUTO", "Config", "differences"]
+__all__ = ["AUTO", "Config", "changes_in_words", "differences"]
 
 
 AUTO = Path("auto")  # as run_dir: a new folder
@@ -308,3 +309,9 @@ def differences(one: JsonValue, other: JsonValue, key: str = "") -> dict[str, tu
     for name in sorted(one.keys() | other.keys()):
         found |= differences(one.get(name), other.get(name), f"{key}.{name}".lstrip("."))
     return found
+
+
+def changes_in_words(before: JsonValue, now: JsonValue) -> str:
+    """The keys in which settings have changed, with both values; empty where they have not."""
+    changed = differences(before, now).items()
+    return "; ".join(f"{key} was {json.dumps(old)}, now {json.dumps(new)}" for key, (old, new) in changed)

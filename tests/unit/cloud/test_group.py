@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import defaultdict
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.cloud.workers.group import _SHORT, ALONE, Group, WorkerGroup
+from smartedge.cloud.workers.group import _SHORT, ALONE, Group, WorkerGroup, WorkersLost
 
 MOST = _SHORT - 8  # that fits into one exchange
 
@@ -118,3 +119,28 @@ def test_along_the_chain_all_get_the_sum_of_one_worker_in_its_order(
         thread.join()
     assert all(total is not None and torch.equal(total, expected) for total in found)
     assert not any(left.qsize() for left in workers.sent.values())
+
+
+@pytest.mark.parametrize(("rank", "text"), [(0, "another one hangs"), (1, "the first one evaluates alone, or hangs")])
+def test_a_worker_that_waits_long_for_the_others_says_so(rank: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartedge.cloud.workers.group._SILENCE_S", 0.01)
+    group, said, told = WorkerGroup.__new__(WorkerGroup), threading.Event(), []
+    group.rank, group._waits = rank, None
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if len(told) == 2:
+            said.set()
+            raise EOFError
+
+    def watch() -> None:
+        with contextlib.suppress(EOFError):
+            group._watch(tell)
+
+    threading.Thread(target=watch, daemon=True).start()
+    with group._guarded():
+        assert said.wait(30)
+    assert all(f"worker {rank} has waited" in each and text in each for each in told)
+    with pytest.raises(WorkersLost, match=r"another worker has ended.*reset"), group._guarded():
+        raise RuntimeError("reset")
+    assert group._waits is None

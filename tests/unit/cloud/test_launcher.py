@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from smartedge.cloud.workers.launcher import Launched, launch_command
 from smartedge.errors import LogError, RunError
@@ -120,3 +121,19 @@ def test_the_command_is_that_of_torchrun(tmp_path: Path) -> None:
     command = launch_command(tmp_path, 3)
     assert command[command.index("--nproc-per-node") + 1] == "3"
     assert command[-5:] == ["-m", "smartedge.cloud.worker", str(tmp_path), "--progress", "json"]
+
+
+@pytest.mark.parametrize(
+    ("system", "gpu", "program"),
+    [
+        ("linux", False, "smartedge.cloud.workers.forking"),
+        ("linux", True, "torch.distributed.run"),
+        ("darwin", False, "torch.distributed.run"),
+    ],
+)
+def test_workers_are_forked_where_that_is_safe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, gpu: bool, program: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert launch_command(tmp_path, 2)[:3] == [sys.executable, "-m", program]

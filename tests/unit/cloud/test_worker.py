@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 import shutil
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -17,13 +20,15 @@ from safetensors.torch import load_file
 
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
+from smartedge.cloud import worker as worker_module
 from smartedge.cloud.ingest.completion import mark_complete
-from smartedge.cloud.worker import Worker, main, own_gpu
-from smartedge.cloud.workers.group import ALONE, Group, check_alike
+from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.worker import Turn, Worker, as_process, main, own_gpu
+from smartedge.cloud.workers.group import ALONE, Group, check_alike, place_of_worker
 from smartedge.config import Config
 from smartedge.errors import ConfigError, RunError
 from smartedge.files import write_atomically
-from smartedge.runs.progress import Quiet, parse_update
+from smartedge.runs.progress import Quiet, Update, parse_update
 
 SHARDS = {"cloud": {"shards": 2}}
 
@@ -146,3 +151,115 @@ def test_each_worker_of_a_machine_has_a_gpu_of_its_own(
     else:
         with pytest.raises(ConfigError, match=found):
             own_gpu(torch.device(device))
+
+
+def test_settings_that_somebody_has_edited_are_refused_key_by_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the edges' streams say is known from the first frame; the rest from the first checkpoint."""
+    config = fleet_config(fleet={"expect": 1}, **SHARDS)
+    first, run = stored(config, tmp_path, edges=1)
+    file = run / "config.yaml"
+    file.write_text(config.to_yaml().replace("lr: 0.01", "lr: 0.02"))
+    assert main([str(run)]) == 10
+    assert "train.lr: 0.01 at the edge, 0.02 here" in capsys.readouterr().err
+    assert not (run / "cloud" / "checkpoints").exists()
+    shutil.copytree(first / "checkpoints", run / "cloud" / "checkpoints")
+    file.write_text(config.to_yaml().replace("shards: 2", "shards: 1"))
+    assert main([str(run)]) == 10
+    found = capsys.readouterr().err
+    assert "other settings (cloud.shards was 2, now 1); set them back in" in found and str(file) in found
+
+
+def test_a_checkpoint_of_an_earlier_version_lacks_keys(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 1}, **SHARDS)
+    first, _ = stored(config, tmp_path, edges=1)
+    trainer = Worker(config, first, ALONE, Quiet()).learning
+    intake = trainer._handover.intakes[min(trainer._handover.intakes)]
+    trainer.make_trainer(intake.edge, intake.streams[0])
+    assert trainer.trainer is not None
+    before = config.cloud_identity()
+    del before["train"]["lr"]  # type: ignore[union-attr,arg-type,index,call-overload]
+    trainer.trainer._refuse_other_settings({"settings": before})
+    trainer.trainer._refuse_other_settings({})
+    before["seed"] = 99
+    with pytest.raises(RunError, match=r"\(seed was 99, now 0\)"):
+        trainer.trainer._refuse_other_settings({"settings": before})
+    trainer.close()
+
+
+def test_a_worker_says_once_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Told(Quiet):
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        def update(self, update: Update) -> None:
+            self.texts.append(update.text)
+
+    monkeypatch.setattr(worker_module, "_TURN", worker_module._LOOK)
+    told = Told()
+    worker = Worker(fleet_config(fleet={"expect": 1}, **SHARDS), tmp_path / "cloud", ALONE, told)
+    for _ in range(3):
+        assert worker._decide(threading.Event()) == Turn()
+    worker.learning.close()
+    assert told.texts == [f"waits for the first frames in {tmp_path / 'cloud' / 'store'}"]
+
+
+def test_a_full_disk_is_told_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(trainer: BackTrainer) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(trainer.checkpoints.folder))
+
+    _, run = stored(fleet_config(fleet={"expect": 1}, **SHARDS), tmp_path, edges=1)
+    monkeypatch.setattr(BackTrainer, "save", full)
+    assert main([str(run)]) == 10
+    found = capsys.readouterr().err
+    assert f"error [SE-RUN]: {run / 'cloud' / 'checkpoints'}: worker 0 cannot use the disk: the disk is full" in found
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "1"}, "WORLD_SIZE, MASTER_ADDR, MASTER_PORT is missing, and RANK is set"),
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT is missing, and WORLD_SIZE is set"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "a"}, "MASTER_PORT is missing"),
+        ({"RANK": "x", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK is 'x', not a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK is 2, and there are 2"),
+    ],
+    ids=["only a number", "only how many", "no port", "no number", "too large"],
+)
+def test_half_an_environment_of_torchrun_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    message: str,
+) -> None:
+    assert place_of_worker() == (0, 1)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([str(tmp_path)]) == 2
+    found = capsys.readouterr().err
+    assert "error [SE-CONFIG]: environment: " in found and message in found
+
+
+@pytest.mark.parametrize(("code", "asks"), [(10, True), (1, True), (worker_module._LOST, False)])
+def test_torchrun_is_asked_to_end_where_the_same_error_would_come_again(
+    monkeypatch: pytest.MonkeyPatch, code: int, asks: bool
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def end(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(worker_module, "main", lambda arguments: code)
+    monkeypatch.setattr(os, "kill", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(os, "_exit", end)
+    for launcher in (False, True):
+        if launcher:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        with pytest.raises(SystemExit) as ended:
+            as_process([])
+        assert ended.value.code == code
+        assert asked == ([(os.getppid(), signal.SIGTERM)] if launcher and asks else [])

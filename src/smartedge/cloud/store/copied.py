@@ -69,6 +69,11 @@ class CopiedStore:
         self._manifest: StoreCopy | None = None
 
     @property
+    def where(self) -> str:
+        """Its address."""
+        return self._remote.url
+
+    @property
     def complete(self) -> bool:
         """Whether nothing more comes into the store."""
         return self._manifest is not None and self._manifest.complete

@@ -36,6 +36,11 @@ class StoreFollower:
         self._copy = copy
         self._unreadable: dict[str, float] = {}  # edge -> since when its log could not be opened
 
+    @property
+    def where(self) -> str:
+        """The place of the store, or of its copy."""
+        return str(self._cloud / "store") if self._copy is None else self._copy.where
+
     def refresh(self) -> None:
         """Find what came since.
 

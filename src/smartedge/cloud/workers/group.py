@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,17 +20,45 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge.cloud.workers.shared_sum import SharedSum
-from smartedge.errors import RunError
+from smartedge.errors import ConfigError, RunError
 
-__all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost", "check_alike"]
+__all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost", "check_alike", "place_of_worker"]
 
 _PIECE = 2**20  # numbers of a vector that are on the way at a time
 _SHORT = 4096  # bytes that workers tell each other in one exchange; what is longer takes two
 _PATIENCE = datetime.timedelta(minutes=30)  # that a worker waits for the others within a step
+_SILENCE_S = 60.0  # after which a worker that waits for the others says so
 
 
 class WorkersLost(Exception):
     """Another worker has ended, or cannot be reached. The launcher starts all workers again."""
+
+
+def place_of_worker() -> tuple[int, int]:
+    """Number of this worker, from 0, and how many there are, as torchrun says; 0 and 1 where nobody says it.
+
+    Raises:
+        ConfigError: the environment says a part of it, or what cannot be.
+    """
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    said = {name: os.environ.get(name, "") for name in names}
+    if not said["RANK"] and not said["WORLD_SIZE"]:
+        return 0, 1
+    if missing := [name for name in names if not said[name]]:
+        raise ConfigError(
+            f"environment: {', '.join(missing)} is missing, and {', '.join(name for name in names if said[name])} is "
+            "set; start the workers with torchrun, which sets all of them, or unset them for one worker alone"
+        )
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not said[name].isdecimal():
+            raise ConfigError(f"environment: {name} is {said[name]!r}, not a number; start the workers with torchrun")
+    rank, size = int(said["RANK"]), int(said["WORLD_SIZE"])
+    if rank >= size:
+        raise ConfigError(
+            f"environment: RANK is {rank}, and there are {size} workers (WORLD_SIZE), with numbers from 0; start them "
+            "with torchrun"
+        )
+    return rank, size
 
 
 class Group:
@@ -97,17 +127,20 @@ class WorkerGroup(Group):
 
     Args:
         device: where this worker computes. Vectors on a GPU travel by NCCL, others by Gloo.
+        tell: is told where this worker has waited long for the others.
 
     Raises:
         WorkersLost: the others cannot be reached.
         RunError: a machine has another version of torch.
+        ConfigError: the environment is not that of torchrun.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        self._device = device
+    def __init__(self, device: torch.device, tell: Callable[[str], None]) -> None:
+        self.rank, self.size = place_of_worker()
+        self._waits: float | None = None  # since when this worker waits for the others
+        threading.Thread(target=self._watch, args=(tell,), name="silence", daemon=True).start()
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _guarded():
+        with self._guarded():
             dist.init_process_group(backend, timeout=_PATIENCE)
         one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
         if not one_machine:
@@ -118,12 +151,12 @@ class WorkerGroup(Group):
         """See :meth:`Group.agree`."""
         data = decide().encode() if self.leads else b""
         short = torch.from_numpy(_begun(data))
-        with _guarded():
+        with self._guarded():
             dist.broadcast(short, src=0)
         size, found = _told(short.numpy())
         if size > len(found):
             text = torch.from_numpy(_padded(data, size))
-            with _guarded():
+            with self._guarded():
                 dist.broadcast(text, src=0)
             found = text.numpy().tobytes()
         return found.decode()
@@ -140,7 +173,7 @@ class WorkerGroup(Group):
     def _gathered(self, mine: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
         """Arrays of one length, of all workers."""
         found = [torch.empty(len(mine), dtype=torch.uint8) for _ in range(self.size)]
-        with _guarded():
+        with self._guarded():
             dist.all_gather(found, torch.from_numpy(mine))
         return [each.numpy() for each in found]
 
@@ -166,7 +199,7 @@ class WorkerGroup(Group):
         vectors = [torch.cat([tensor.reshape(-1) for tensor in term]) for term in terms]
         total = vectors.pop(0) if self.rank == 0 else _empty(like)
         sending = []
-        with _guarded():
+        with self._guarded():
             for begin in range(0, len(total), _PIECE):
                 piece = total[begin : begin + _PIECE]
                 if self.rank > 0:
@@ -180,6 +213,33 @@ class WorkerGroup(Group):
                 work.wait()
             dist.broadcast(total, src=self.size - 1)
         return total
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Tell a lost worker apart from errors of training, which are RuntimeErrors too."""
+        self._waits = time.monotonic()
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            raise WorkersLost(f"another worker has ended, or cannot be reached ({error})") from error
+        finally:
+            self._waits = None
+
+    def _watch(self, tell: Callable[[str], None]) -> None:
+        """Say that this worker waits, after twice as long each time."""
+        told: float | None = None
+        after = _SILENCE_S
+        while True:
+            time.sleep(_SILENCE_S / 10)
+            since = self._waits
+            if since is None:
+                continue
+            if since != told:
+                told, after = since, _SILENCE_S
+            seconds = time.monotonic() - since
+            if seconds >= after:
+                after *= 2
+                tell(_silence(self.rank, seconds))
 
     def close(self) -> None:
         """See :meth:`Group.close`."""
@@ -222,10 +282,11 @@ def _empty(like: Sequence[Tensor]) -> Tensor:
     return torch.empty(sum(tensor.numel() for tensor in like), dtype=like[0].dtype, device=like[0].device)
 
 
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Tell a lost worker apart from errors of training, which are RuntimeErrors too."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        raise WorkersLost(f"another worker has ended, or cannot be reached ({error})") from error
+def _silence(rank: int, seconds: float) -> str:
+    """What a worker says that has waited for the others."""
+    minutes = round(_PATIENCE.total_seconds() / 60)
+    which = "another one hangs" if rank == 0 else "the first one evaluates alone, or hangs, or another one does"
+    return (
+        f"worker {rank} has waited {seconds:.0f} s for the others: {which} (stopped, or its disk or network does not "
+        f"answer). All are started again after {minutes} minutes; to do so now, end the process that hangs"
+    )

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import psutil
+import torch
 
 from smartedge.cloud.worker import FAILED
 from smartedge.errors import RunError, SmartEdgeError, from_code
@@ -30,8 +31,10 @@ ENVIRONMENT = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 def launch_command(run: Path, workers: int) -> list[str]:
     """The command that starts the workers on this machine alone, and replaces those that end by themselves."""
+    # torchrun may look for GPUs before it starts workers, and a process that has used CUDA must not be forked.
+    forks = sys.platform == "linux" and not torch.cuda.is_available()
     return [
-        *(sys.executable, "-m", "torch.distributed.run"),
+        *(sys.executable, "-m", "smartedge.cloud.workers.forking" if forks else "torch.distributed.run"),
         *("--nproc-per-node", str(workers), "--max-restarts", str(_RESTARTS)),
         # The rendezvous in a file: torchrun unpickles it, and its port would be open to the network.
         *("--rdzv-backend", "c10d", "--rdzv-conf", "store_type=file", "--rdzv-endpoint", str(run / "cloud" / _MEETING)),
