@@ -372,7 +372,7 @@ def as_worker(run: Path, name: str) -> None:
     device = pick_device(name, "--device")
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    group = WorkerGroup(device)
+    group = WorkerGroup(device, print)
     train_as_worker(run, group)
     (run / "backend").write_text(str(torch.distributed.get_backend_config()))
     group.close()

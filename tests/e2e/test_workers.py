@@ -115,16 +115,16 @@ def test_a_worker_that_hangs_is_noticed_and_may_be_ended(tiny_config, tmp_path: 
     command = launch_command(run, 2)
     command[1:3] = ["-c", sooner + "sys.exit(forking.main())"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    waits = []
+    waits, stopped = [], None
     with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, **pipes) as torchrun:
         assert torchrun.stdout is not None
         for line in torchrun.stdout:
             update = parse_update(line)
             assert update is None or update.phase != "failed", update
-            if update is not None and update.phase == "workers" and not waits:
+            if update is not None and update.phase == "workers" and stopped is None:
                 stopped = workers_of(torchrun.pid)[1]
                 stopped.send_signal(signal.SIGSTOP)
-            if update is not None and update.phase == "waiting" and not waits:
+            if update is not None and update.phase == "waiting" and stopped is not None and not waits:
                 waits.append(update.text)
                 stopped.kill()
         assert torchrun.wait() == 0
