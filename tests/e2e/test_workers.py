@@ -111,7 +111,7 @@ def test_a_worker_that_hangs_is_noticed_and_may_be_ended(tiny_config, tmp_path: 
     config = tiny_config("one", **SHARDS, epochs=6)
     train(config, single_process=True, monitor=Quiet())
     run = untrained(config.run_dir, tmp_path / "two")
-    sooner = "import sys; from smartedge.cloud.workers import forking, group; group._SILENCE_S = 2.0; "
+    sooner = "import sys; from smartedge.cloud.workers import forking, group; group.SILENCE_S = 2.0; "
     command = launch_command(run, 2)
     command[1:3] = ["-c", sooner + "sys.exit(forking.main())"]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -89,8 +89,10 @@ def refuse_unfinished(run_dir: Path) -> None:
     """Refuse a run whose edge has not finished: its front will change.
 
     Raises:
-        RunError: it has not.
+        RunError: it has not, or its folder is not there.
     """
+    if not (run_dir / "edge").is_dir():
+        raise RunError(f"{run_dir}: there is no edge/; the audit needs both sides' folders, edge/ and cloud/")
     if not has_finished(run_dir / "edge"):
         raise RunError(
             f"{run_dir}: the edge has not finished this run, so its front is not the one that will be used; finish it "

@@ -123,7 +123,7 @@ def test_along_the_chain_all_get_the_sum_of_one_worker_in_its_order(
 
 @pytest.mark.parametrize(("rank", "text"), [(0, "another one hangs"), (1, "the first one evaluates alone, or hangs")])
 def test_a_worker_that_waits_long_for_the_others_says_so(rank: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smartedge.cloud.workers.group._SILENCE_S", 0.01)
+    monkeypatch.setattr("smartedge.cloud.workers.group.SILENCE_S", 0.01)
     group, said, told = WorkerGroup.__new__(WorkerGroup), threading.Event(), []
     group.rank, group._waits = rank, None
 

@@ -484,8 +484,11 @@ def test_python_loops_over_the_batch_are_refused():
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x if len(x) > 4 else -x)
 
-    for model in (Loop(), Decide()):
-        with pytest.raises(CutError, match="on the number of images in the batch"):
+    for model, says in (
+        (Loop(), "on the number of images in the batch"),
+        (Decide(), r"len\(\) gives the number of images in the batch; write x\.shape\[0\]"),
+    ):
+        with pytest.raises(CutError, match=says):
             list_cuts(model, (4,))
 
 

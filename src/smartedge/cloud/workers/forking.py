@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work(stdin: int, *arguments: str) -> None:
     """One worker, in its own process. ``stdin``: the launcher's; multiprocessing has closed this process's own."""
-    sys.stdin = os.fdopen(stdin)
+    sys.stdin = os.fdopen(stdin, encoding="utf-8")
     worker.as_process(arguments)
 
 

@@ -22,12 +22,12 @@ from torch import Tensor
 from smartedge.cloud.workers.shared_sum import SharedSum
 from smartedge.errors import ConfigError, RunError
 
-__all__ = ["ALONE", "Group", "WorkerGroup", "WorkersLost", "check_alike", "place_of_worker"]
+__all__ = ["ALONE", "SILENCE_S", "Group", "WorkerGroup", "WorkersLost", "check_alike", "place_of_worker"]
 
 _PIECE = 2**20  # numbers of a vector that are on the way at a time
 _SHORT = 4096  # bytes that workers tell each other in one exchange; what is longer takes two
 _PATIENCE = datetime.timedelta(minutes=30)  # that a worker waits for the others within a step
-_SILENCE_S = 60.0  # after which a worker that waits for the others says so
+SILENCE_S = 60.0  # after which a worker that waits for the others says so
 
 
 class WorkersLost(Exception):
@@ -228,14 +228,14 @@ class WorkerGroup(Group):
     def _watch(self, tell: Callable[[str], None]) -> None:
         """Say that this worker waits, after twice as long each time."""
         told: float | None = None
-        after = _SILENCE_S
+        after = SILENCE_S
         while True:
-            time.sleep(_SILENCE_S / 10)
+            time.sleep(SILENCE_S / 10)
             since = self._waits
             if since is None:
                 continue
             if since != told:
-                told, after = since, _SILENCE_S
+                told, after = since, SILENCE_S
             seconds = time.monotonic() - since
             if seconds >= after:
                 after *= 2

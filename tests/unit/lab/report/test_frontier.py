@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -122,12 +121,15 @@ def test_two_attributes_have_a_picture_each(write_sweep_json):
     assert names == {"sweep.html", "frontier-masculine.png", "frontier-glasses.png"}
 
 
-def test_what_is_not_there_or_not_known_is_named(tmp_path):
+def test_what_is_not_there_or_not_known_is_named(tmp_path, write_sweep_json):
     with pytest.raises(RunError, match="'smartedge sweep' writes it"):
         write_sweep(tmp_path)
-    (tmp_path / "sweep.json").write_text(json.dumps({"schema_version": 3}))
+
+    def later(sweep):
+        sweep["schema_version"] = 3
+
     with pytest.raises(RunError, match="is of version 3, and this program knows 2"):
-        write_sweep(tmp_path)
+        write_sweep(write_sweep_json(LAMBDA, change=later))
 
 
 def test_settings_that_are_equal_are_not_ranked(write_sweep_json):

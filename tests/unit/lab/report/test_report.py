@@ -369,7 +369,8 @@ def broken_json(run):
 
 
 def another_schema(run):
-    (run / "results.json").write_text('{"schema_version": 7}')
+    results = json.loads((run / "results.json").read_text())
+    (run / "results.json").write_text(json.dumps({**results, "schema_version": 7}))
 
 
 def no_object(run):
