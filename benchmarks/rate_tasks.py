@@ -175,7 +175,8 @@ TASKS = {
         96,
         "resnet18",
         "layer1",
-        {"8x4x4": ("uint8", "uint4", "uint1"), "8x4x4+26": ("learned-26",)},
+        {"8x4x4": ("uint8", "uint4", "uint1"), "4x1x1": ("uint8",), "16x1x1": ("uint8",)}
+        | {"8x4x4+26": ("learned-26",), "8x4x4+26~smooth": ("learned-26",)},
         ("image", "jpeg-90", "jpeg-10", "webp-5", "avif-10"),
     ),
     "cifar10-resnet18-stem": Task(
