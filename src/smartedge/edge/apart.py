@@ -6,8 +6,9 @@ edge took beyond its start (docs/decisions/0087-the-network-is-divided-apart.md)
 
 The two processes exchange a pickle through a pipe. Both are this program, so no stranger's pickle is read.
 
-``smartedge train`` starts the other process itself, before the edge's, and hands the pipe to the edge. So a mistake in
-the settings of the network is told half a second earlier, and the edge begins that much earlier.
+``smartedge train`` starts the other process itself, before both sides, and hands the pipe to the edge. So a mistake in
+the settings of the network is told before the sides begin
+(docs/decisions/0101-mistakes-are-told-before-the-sides-begin.md).
 """
 
 from __future__ import annotations
