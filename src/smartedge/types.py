@@ -27,6 +27,7 @@ __all__ = [
     "BLANK",
     "EDGE_NAME",
     "PROTOCOL",
+    "SPLITS",
     "Bytes",
     "EncodedBatch",
     "FeatureBatch",
@@ -48,6 +49,7 @@ BLANK = 2  # in place of 0 or 1 where an image lacks a label, in labels as uint8
 EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # pattern of an edge's name; it becomes the name of a folder
 
 SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 Bytes: TypeAlias = "bytes | memoryview"  # a view: what came over a link lies in the message that brought it
 Features: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"  # (B, *F); uint8 where images are uploaded
 Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32]"  # int64 (B,) or float32 (B, K): see Task

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from smartedge.decode import Fit, decode, is_hidden, walk
 from smartedge.errors import DataError
 from smartedge.image_size import ImageSize
-from smartedge.types import SplitName, Task
+from smartedge.types import SPLITS, SplitName, Task
 
 __all__ = ["LabelledFolder"]
-
-_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class LabelledFolder:
             )
         files: dict[SplitName, list[Path]] = {}
         labels: dict[SplitName, NDArray[np.int64]] = {}
-        for split in _SPLITS:
+        for split in SPLITS:
             files[split], numbers = _list(folder / split, task)
             labels[split] = np.array(numbers, dtype=np.int64)
         return cls(files, labels)

@@ -23,7 +23,7 @@ from smartedge.data.drawn.parts import ATTRIBUTES, Face
 from smartedge.data.raw import Images, RawData, RawSplit
 from smartedge.data.reading.readers import Block, InBlocks
 from smartedge.image_size import ImageSize
-from smartedge.types import SplitName
+from smartedge.types import SPLITS, SplitName
 
 __all__ = ["ATTRIBUTES", "DEFAULT_COUNTS", "EXPRESSIONS", "draw", "open_drawn"]
 
@@ -33,7 +33,6 @@ DEFAULT_COUNTS: dict[SplitName, int] = {"train": 4000, "val": 500, "test": 1000}
 VERSION = 1  # raise it when a drawing changes, so that cached images are drawn again
 CHUNK = 32  # small enough that the arrays of a chunk stay in the processor's cache
 
-_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 Floats = NDArray[Any]  # float32
 
@@ -115,7 +114,7 @@ def draw(
 
 
 def _generator(seed: int, split: SplitName, index: int, stream: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, _SPLITS.index(split), index, stream))))
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, SPLITS.index(split), index, stream))))
 
 
 def _uniforms(seed: int, split: SplitName, indices: NDArray[np.int64]) -> Floats:

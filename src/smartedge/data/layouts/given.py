@@ -19,10 +19,10 @@ from smartedge.data.raw import list_some, split_of
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
 from smartedge.image_size import RGB
+from smartedge.types import SPLITS
 
 __all__ = ["keep_given"]
 
-_SPLITS = ("train", "val", "test")
 _AT_ONCE = 64  # records in memory
 _IMAGE_KEYS = ("image", "img", "images")
 
@@ -53,7 +53,7 @@ def keep_given(data: object, folder: Path, columns: Sequence[str], channels: int
     """
     named = dict(data) if isinstance(data, Mapping) else {"train": data}
     if unknown := sorted(name for name in map(str, named) if split_of(name) is None):
-        raise DataError(f"data: there is no split {', '.join(unknown)}; the splits are {', '.join(_SPLITS)}")
+        raise DataError(f"data: there is no split {', '.join(unknown)}; the splits are {', '.join(SPLITS)}")
     splits = {split_of(str(name)): given for name, given in named.items()}
     if len(splits) < len(named):
         raise DataError(f"data: {', '.join(map(str, named))} name one split twice; leave one of them")

@@ -16,11 +16,9 @@ from smartedge.data.raw import Images, RawData, RawSplit, list_some
 from smartedge.decode import too_large
 from smartedge.errors import DataError
 from smartedge.image_size import MOST_CHANNELS, RGB
-from smartedge.types import SplitName
+from smartedge.types import SPLITS, SplitName
 
 __all__ = ["open_medmnist"]
-
-_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 def open_medmnist(path: Path, channels: int = RGB) -> RawData:
@@ -37,7 +35,7 @@ def open_medmnist(path: Path, channels: int = RGB) -> RawData:
     """
     splits: dict[SplitName, RawSplit] = {}
     groups: dict[str, tuple[str, ...]] = {}
-    for split in _SPLITS:
+    for split in SPLITS:
         if f"{_array(path, split, 'images')}.npy" not in _members(path):
             continue
         shape, _ = _image_form(path, split, channels)

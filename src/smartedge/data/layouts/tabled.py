@@ -15,11 +15,9 @@ from smartedge.data.layouts.tables import FILE_COLUMN, read_table, resolve, unus
 from smartedge.data.raw import RawSplit, list_some, split_of
 from smartedge.decode import walk
 from smartedge.errors import DataError
-from smartedge.types import SplitName
+from smartedge.types import SPLITS, SplitName
 
 __all__ = ["by_names", "by_table", "by_tables", "whole_table"]
-
-_SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 
 
 def whole_table(folder: Path, file: Path, notes: list[str]) -> RawSplit:
@@ -59,7 +57,7 @@ def by_names(path: Path, file: Path, notes: list[str]) -> dict[SplitName, RawSpl
     notes += [*said, *unused_tables(path, file)]
     parents = [name.replace("\\", "/").split("/")[:-1] for name in table[FILE_COLUMN].to_pylist()]
     named = np.array([next(filter(None, map(split_of, folders)), "") for folders in parents])
-    found: list[SplitName] = [split for split in _SPLITS if split in named]
+    found: list[SplitName] = [split for split in SPLITS if split in named]
     if (
         len(found) < 2
         or "train" not in found
