@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -87,3 +88,11 @@ def test_a_package_that_cannot_be_measured_keeps_its_old_row_and_does_not_stop_t
     assert found["cloud"] == old["cloud"]
     assert (found["edge"]["killed"], found["edge"]["score"]) == (4, 1.0)
     assert run(mutants, monkeypatch, "edge") == 0
+
+
+def test_threads_of_a_test_may_run_functions_while_those_of_the_test_are_read(mutants) -> None:
+    """mutmut ended before anything was planted in `wire`, whose receivers have threads."""
+    program = mutants.MUTMUT.removesuffix("cli()\n")
+    program += "found = state()._stats\nfound.add(1)\nfor each in found: found.add(each + 1)\nprint(*found)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "1 2\n"
