@@ -141,7 +141,9 @@ STORED_LABELS: dict[str, dict[str, list[float]]] = {
 def release(tmp_path, mechanism: str, split: str, task: Task) -> tuple[list[float], list[float]]:
     made = make_mechanism(**MECHANISMS[mechanism])
     ledger = Ledger(tmp_path / "ledger", "run", policy={}, budget=Budget(math.inf, 1e-5), existing=False)
-    gate = Gate(made, ledger, Noise(bytes(range(32))), task=task, label_epsilon=1.5)
+    gate = Gate(
+        made, ledger, Noise(bytes(range(32))), task=task, label_epsilon=1.5, training_only=False, front_is_final=True
+    )
     features = CODEWORDS if "codebook" in MECHANISMS[mechanism] else FEATURES
     released = gate.release(IDS, features, LABELS[task.kind], split=split, seq=3)
     ledger.close()

@@ -71,9 +71,9 @@ class Gate:
         noise: Noise,
         *,
         task: Task | None,
-        label_epsilon: float | None = None,
-        training_only: bool = False,
-        front_is_final: bool = True,
+        label_epsilon: float | None,
+        training_only: bool,
+        front_is_final: bool,
     ) -> None:
         self.mechanism = mechanism
         self.ledger = ledger

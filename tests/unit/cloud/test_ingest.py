@@ -118,7 +118,9 @@ def send_as_an_edge(link: GrpcLink, config: Config, folder: Path) -> None:
         spool = Spool(folder / "spool", waiting=lambda why: None)
         shipper = Shipper(spool, link, folder / "shipped.json", traffic, tell=lambda text: None)
         shipper.start()
-    gate = Gate(Unprotected(first.feature_shape), create_autospec(Ledger, instance=True), Noise(bytes(32)), task=None)  # type: ignore[arg-type]
+    ledger: Ledger = create_autospec(Ledger, instance=True)  # type: ignore[assignment]
+    how = {"label_epsilon": None, "training_only": False, "front_is_final": True}
+    gate = Gate(Unprotected(first.feature_shape), ledger, Noise(bytes(32)), task=None, **how)  # type: ignore[arg-type]
     sender = Sender(
         link,
         get_codec(first.codec),

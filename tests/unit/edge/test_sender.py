@@ -70,7 +70,15 @@ class Receiver:
 
 
 def sender(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Sender:
-    gate = Gate(Unprotected((2, 2, 2)), Recorded(), Noise(bytes(32)), task=None)
+    gate = Gate(
+        Unprotected((2, 2, 2)),
+        Recorded(),
+        Noise(bytes(32)),
+        task=None,
+        label_epsilon=None,
+        training_only=False,
+        front_is_final=True,
+    )
     return Sender(
         MemoryLink(receiver),
         get_codec("float32"),
@@ -296,7 +304,15 @@ def test_a_stream_that_is_closed_is_durable_in_the_spool(tmp_path):
     link, traffic = MemoryLink(Receiver()), Traffic()
     spool = Spool(tmp_path / "spool", waiting=lambda why: None)
     shipper = Shipper(spool, link, tmp_path / "shipped.json", traffic, tell=lambda text: None)  # it has not begun
-    gate = Gate(Unprotected((2, 2, 2)), Recorded(), Noise(bytes(32)), task=None)
+    gate = Gate(
+        Unprotected((2, 2, 2)),
+        Recorded(),
+        Noise(bytes(32)),
+        task=None,
+        label_epsilon=None,
+        training_only=False,
+        front_is_final=True,
+    )
     box = Sender(
         link,
         get_codec("float32"),

@@ -65,7 +65,9 @@ def gate(tmp_path: Path) -> Gate:
     """Two training images were released twice, a test image three times."""
     noise = Gaussian((2, 2, 2), 1.0, 5.0, 1e-5)
     ledger = Ledger(tmp_path / "ledger.sqlite", "run", policy=noise.policy(), budget=Budget(9.0, 1e-5), existing=False)
-    made = Gate(noise, ledger, Noise(bytes(32)), task=None)
+    made = Gate(
+        noise, ledger, Noise(bytes(32)), task=None, label_epsilon=None, training_only=False, front_is_final=True
+    )
     for seq, split in enumerate(["train"] * 2 + ["test"] * 3):
         features_BF = np.full((2, 2, 2, 2), seq / 9, np.float32)
         made.release(np.arange(2), features_BF, np.zeros(2, np.int64), split=split, seq=seq)

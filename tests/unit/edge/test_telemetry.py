@@ -44,7 +44,15 @@ def make_sender(tmp_path: Path) -> Callable[..., Sender]:
         return Sender(
             link,
             get_codec("float32"),
-            Gate(mechanism, ledger, Noise(bytes(32)), task=None),
+            Gate(
+                mechanism,
+                ledger,
+                Noise(bytes(32)),
+                task=None,
+                label_epsilon=None,
+                training_only=False,
+                front_is_final=True,
+            ),
             next_seq=0,
             queue_frames=2,
             threaded=False,

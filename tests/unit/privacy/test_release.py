@@ -43,7 +43,9 @@ def make_gate(tmp_path):
     def make(mechanism=None, *, epsilon=math.inf, noise=None, task=TASK, name="ledger", **settings) -> Gate:
         ledger = Ledger(tmp_path / name, "run", policy={}, budget=Budget(epsilon, 1e-5), existing=False)
         ledgers.append(ledger)
-        return Gate(mechanism or Gaussian(SHAPE, 5.0, 1.0, 1e-5), ledger, noise or SpiedNoise(), task=task, **settings)
+        usual = {"label_epsilon": None, "training_only": False, "front_is_final": True}
+        features = mechanism or Gaussian(SHAPE, 5.0, 1.0, 1e-5)
+        return Gate(features, ledger, noise or SpiedNoise(), task=task, **{**usual, **settings})
 
     yield make
     for ledger in ledgers:
