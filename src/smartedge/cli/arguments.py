@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 from smartedge.errors import ConfigError
 
-__all__ = ["comma_separated", "host_and_port", "names", "seconds"]
+__all__ = ["comma_separated", "host_and_port", "names", "positive", "seconds"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -28,6 +29,17 @@ def names(text: str | None, option: str) -> tuple[str, ...] | None:
     if not found:
         raise ConfigError(f"{option}: the list is empty; name at least one")
     return found
+
+
+def positive(text: str) -> int:
+    """The ``type`` of an argument that is a whole number of at least 1, of at most six digits.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not re.fullmatch(r"[1-9]\d{0,5}", text):
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to 999999")
+    return int(text)
 
 
 def seconds(text: str, option: str) -> float:

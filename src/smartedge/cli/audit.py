@@ -9,11 +9,12 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.artifacts.summary import refuse_unfinished
-from smartedge.cli.arguments import names, seconds
+from smartedge.cli.arguments import names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.clock import Clock
@@ -109,7 +110,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         metavar="TIME",
         help="such as 90s, 5m or 2h, for everything from the start to the report; default: no limit",
     )
-    parser.add_argument("--seeds", type=int, default=2, help="attackers of each kind (2)")
+    parser.add_argument("--seeds", type=positive, default=2, help="attackers of each kind (2)")
     parser.add_argument(
         "--undefended",
         metavar="RUN2",
@@ -117,7 +118,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="compare with this unprotected run instead of training a front; its attacks are kept in its directory",
     )
     parser.add_argument("--fresh", action="store_true", help="do everything again")
-    parser.add_argument("--threads", type=int, help="CPU threads; default: those of the run, or half of the cores")
+    parser.add_argument("--threads", type=positive, help="CPU threads; default: those of the run, or half of the cores")
     given = parser.add_argument_group("features of other programs (no RUN)")
     given.add_argument("--features", metavar="FILE", type=Path, help=".npz, .safetensors or .parquet")
     given.add_argument("--noise", metavar="LAW", help="such as gaussian:sigma=0.4,clip=2; default: none")
@@ -138,12 +139,11 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     before = torch.get_num_threads()
-    monitor = Bars()
     try:
         torch.set_num_threads(args.threads or usual)
-        result, files = (_of_run if args.run_dir else _of_features)(args, clock, monitor)
+        with closing(Bars()) as monitor:
+            result, files = (_of_run if args.run_dir else _of_features)(args, clock, monitor)
     finally:
-        monitor.close()
         torch.set_num_threads(before)
     _print(result)
     for file in files:
@@ -160,8 +160,6 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--noise, --known-label, --seed, --out: go with --features; a run states these itself")
     if args.features is not None and args.undefended is not None:
         raise ConfigError("--undefended: goes with a run; audit the undefended features by a call of their own")
-    if args.threads is not None and args.threads < 1:
-        raise ConfigError("--threads: at least 1 is needed")
     if args.features is not None and not args.features.exists():
         raise DataError(f"{args.features}: there is no such file")
     for folder in filter(None, (args.run_dir, args.undefended)):  # before torch is imported

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +69,8 @@ def run(args: argparse.Namespace) -> int:
         splits=names(args.splits, "--splits"),
         persons=args.persons,
     )
-    monitor = Quiet() if args.json else Bars()
-    try:
+    with closing(Quiet() if args.json else Bars()) as monitor:
         certificate = certify(args.run_dir, settings, monitor)
-    finally:
-        monitor.close()
     file = args.run_dir / "audit" / "certificate.json"
     if args.json:
         print(file.read_text(encoding="utf-8"))

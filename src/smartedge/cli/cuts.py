@@ -9,6 +9,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.arguments import positive
 from smartedge.errors import CutError
 from smartedge.image_size import ImageSize
 
@@ -47,12 +48,7 @@ _REASONS = 4  # that are shown
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "cuts",
-        help="list the places at which a network can be cut, and what each costs",
-        description=_DESCRIPTION,
-        epilog=_EXAMPLE,
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("cuts", description=_DESCRIPTION, epilog=_EXAMPLE)
     parser.add_argument("model", metavar="MODEL", help="such as resnet18, timm/vit_tiny_patch16_224, my.code:network")
     parser.add_argument(
         "--input",
@@ -61,13 +57,12 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         help="shape of one image (default: the size that the network is published for, else 3x64x64)",
     )
     parser.add_argument(
-        "--outputs", metavar="K", type=_positive, default=10, help="classes or columns (default: %(default)s)"
+        "--outputs", metavar="K", type=positive, default=10, help="classes or columns (default: %(default)s)"
     )
     parser.add_argument("--stock", action="store_true", help="leave stem and head as published, also for small images")
     parser.add_argument(
         "--json", action="store_true", help="for programs: all fields, with the other names of each cut"
     )
-    parser.set_defaults(run=run)
     return parser
 
 
@@ -149,12 +144,6 @@ def _mega(number: int | None) -> str:
 
 def _kib(number: int) -> str:
     return f"{number / 1024:,.1f}"
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[1-9]\d{0,5}", text):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of outputs; give 1 or more")
-    return int(text)
 
 
 def _image_size(text: str) -> ImageSize:

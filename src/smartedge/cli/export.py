@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from smartedge.cli.arguments import positive
 from smartedge.cli.infer import add_goal_arguments, goal_of
 from smartedge.errors import ConfigError, DataError, RunError
 
@@ -38,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="the front bundle: a new folder")
     parser.add_argument("--fleet", metavar="DIR", type=Path, help="the fleet whose key signs; default: not signed")
     parser.add_argument("--name", help="of the front; default: the name of the folder")
-    parser.add_argument("--version", type=_version, default=1, help="of the front, a whole number; default: 1")
+    parser.add_argument("--version", type=positive, default=1, help="of the front, a whole number; default: 1")
     add_goal_arguments(parser, "0.9")
     return parser
 
@@ -103,9 +104,3 @@ def _calibrated(calibration: Any, threshold: float) -> str:
         text += f", back: {100 * calibration.back_accuracy:.1f} %"
     text += f"; threshold {threshold:.3f}: the back answers {100 * row.offloaded:.1f} %"
     return text if row.accuracy is None else f"{text}, together {100 * row.accuracy:.1f} %"
-
-
-def _version(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number of at least 1")
-    return int(text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.arguments import comma_separated
 from smartedge.cli.common import add_override_argument
-from smartedge.cli.profile import add_measuring_arguments, positive_repeats, threads
+from smartedge.cli.profile import add_measuring_arguments, threads
 from smartedge.files import disk_error
 
 if TYPE_CHECKING:
@@ -184,11 +185,8 @@ def _measure(args: argparse.Namespace, config: Config) -> tuple[Profile, dict[st
     from smartedge.lab.plan.survey import measure_here
     from smartedge.runs.progress import Bars
 
-    monitor = Bars()
-    try:
-        return measure_here(config, monitor=monitor, cuts=args.cuts, codecs=args.codecs, repeats=positive_repeats(args))
-    finally:
-        monitor.close()
+    with closing(Bars()) as monitor:
+        return measure_here(config, monitor=monitor, cuts=args.cuts, codecs=args.codecs, repeats=args.repeats)
 
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:

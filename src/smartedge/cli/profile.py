@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.arguments import comma_separated
+from smartedge.cli.arguments import comma_separated, positive
 from smartedge.cli.common import add_override_argument
 
-__all__ = ["add_measuring_arguments", "add_parser", "positive_repeats", "run", "threads"]
+__all__ = ["add_measuring_arguments", "add_parser", "run", "threads"]
 
 _DESCRIPTION = """\
 Measure this machine for 'smartedge plan': time of each step at each cut, bytes and time of each codec, memory, disk and
@@ -49,11 +50,11 @@ def add_measuring_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--repeats",
-        type=int,
+        type=positive,
         default=7,
         help="how often each step is timed (default: %(default)s); only 3 times where that takes more than a second",
     )
-    parser.add_argument("--threads", type=int, help="CPU threads: short for --set hardware.threads=...")
+    parser.add_argument("--threads", type=positive, help="CPU threads: short for --set hardware.threads=...")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -75,13 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--watts {args.watts:g}: must be above 0")
     config = load_config(args.config, [*args.overrides, *threads(args)]).without_auto()
     check_place_of(args.out)
-    monitor = Bars()
-    try:
-        profile, _ = measure_here(
-            config, monitor=monitor, cuts=args.cuts, codecs=args.codecs, repeats=positive_repeats(args)
-        )
-    finally:
-        monitor.close()
+    with closing(Bars()) as monitor:
+        profile, _ = measure_here(config, monitor=monitor, cuts=args.cuts, codecs=args.codecs, repeats=args.repeats)
     if args.watts is not None:
         profile = profile.model_copy(update={"compute_watts": args.watts})
     save_profile(profile, args.out)
@@ -119,12 +115,3 @@ def run(args: argparse.Namespace) -> int:
 def threads(args: argparse.Namespace) -> list[str]:
     """``--threads`` as an override."""
     return [f"hardware.threads={args.threads}"] if args.threads is not None else []
-
-
-def positive_repeats(args: argparse.Namespace) -> int:
-    """``--repeats``, checked."""
-    from smartedge.errors import ConfigError
-
-    if args.repeats < 1:
-        raise ConfigError(f"--repeats {args.repeats}: must be at least 1")
-    return int(args.repeats)

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.arguments import seconds
+from smartedge.cli.arguments import positive, seconds
 from smartedge.cli.common import add_override_argument
 from smartedge.errors import ConfigError, RunError
 
@@ -46,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument(
         "--vary", metavar="KEY=V1,V2", action="append", default=[], help="a setting and its values; may be repeated"
     )
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each setting (1)")
+    parser.add_argument("--seeds", type=positive, default=1, help="runs of each setting (1)")
     parser.add_argument("--audit", action="store_true", help="attack every run, and the same without protection")
     parser.add_argument("--budget", metavar="TIME", help="time of each audit, such as 90s, 5m or 2h; default: no limit")
     parser.add_argument("--out", type=Path, help="the sweep's folder; default: run_dir with '-sweep'")
@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.lab.sweep import folder_of, parse_axes, sweep
     from smartedge.run_folder import name_of
 
-    if args.seeds < 1:
-        raise ConfigError("--seeds: at least 1 is needed")
     if args.budget is not None and not args.audit:
         raise ConfigError("--budget: is the time of the audit; give --audit as well")
     folder = args.out or folder_of(load_config(args.config, args.overrides), name_of(args.config))

@@ -336,7 +336,6 @@ def test_ctrl_c_says_how_to_go_on(made, config_file):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--vary", "train.lr=1,2", "--seeds", "0"], "--seeds: at least 1"),
         (["--vary", "train.lr=1,2", "--budget", "5m"], "give --audit as well"),
         (["--vary", "train.lr=1,2", "--audit", "--budget", "soon"], "must be a positive time"),
     ],
