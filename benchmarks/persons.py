@@ -37,7 +37,6 @@ from smartedge.lab.audit.crowd import Crowd, Fold
 from smartedge.lab.audit.gathering import assemble, open_audited, trained_parts
 from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
-from smartedge.lab.audit.people import law_of
 from smartedge.lab.audit.persons import read_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.metrics import evaluate
@@ -108,18 +107,18 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
     evidence = assemble(
         "defended", config, opened, parts, None, folder=folder / "features", clock=Clock(None), monitor=Quiet()
     )
-    folds, law = folds_of(evidence), law_of(evidence)
+    folds, law = folds_of(evidence), evidence.law
     found: dict[str, Any] = {
         "numbers": math.prod(evidence.feature_shape),
         "settings": FRONTS[name],
         "front_epochs": config.front_epochs,
         "desired": evaluate(evidence.test_desired.numpy(), evidence.exit_scores["test"].numpy(), "single"),
-        "identity": link_releases(folds, labelled=True, law=law).model_dump(mode="json"),
+        "identity": link_releases(folds, labelled=True, law=law, seed=0, clock=Clock(None)).model_dump(mode="json"),
         "persons": {},
         "certificate": {},
     }
     for attribute in [name for name in PERSONS_OF if name in config.data.sensitive]:
-        bands = read_persons(folds, attribute, 2, labelled=True, law=law)
+        bands = read_persons(folds, attribute, 2, labelled=True, law=law, seed=0, clock=Clock(None))
         found["persons"][attribute] = {band: each.model_dump(mode="json") for band, each in bands.items()}
         if law is not None:
             found["certificate"][attribute] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -17,9 +16,6 @@ from smartedge.lab.audit.evidence import Evidence
 __all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "Unit", "available"]
 
 Floats = NDArray[np.float64]
-
-
-_MOST_NUMBERS = 512  # of a map for the attack "mixture": of more, it learns from too few images
 
 
 class Diverged(Exception):
@@ -131,18 +127,11 @@ def available(evidence: Evidence) -> tuple[str, ...]:
         names.append("linear-pooled")
     if evidence.mechanism.channel() is not None:
         names.append("posterior")
-    elif evidence.noisy and _law_is_known(evidence) and math.prod(evidence.feature_shape) <= _MOST_NUMBERS:
+    elif evidence.law is not None:
         names.append("mixture")
     names += ["trees", "mlp"]
-    if (
-        evidence.name != "training-image" or evidence.releases > 1
-    ):  # with one release they would see the same as on the run itself
+    if evidence.name != "training-image" or evidence.releases > 1:  # of one release they see what they see on the run
         names.append("deep")
     if evidence.name == "defended" and evidence.back_file is not None:
         names.append("fine-tuned")
     return tuple(names)
-
-
-def _law_is_known(evidence: Evidence) -> bool:
-    """Of what the attacker has: the median of several Laplace releases has a law that is not computed."""
-    return evidence.releases == 1 or evidence.mechanism.noise_norm == 2

@@ -88,6 +88,12 @@ class Call:
         """Names of attacks."""
         return self.settings.attacks or ATTACK_NAMES
 
+    def skip(
+        self, attack: str, reason: object, *, evidence: str | None = None, attributes: tuple[str, ...] | None = None
+    ) -> None:
+        """Note an attack that was left out or cut short, and why."""
+        self.skipped.append(Skipped(attack=attack, reason=str(reason), evidence=evidence, attributes=attributes))
+
     def forget(self, *parts: str) -> None:
         """Remove results of earlier calls, by the names of their folders."""
         for part in parts:
@@ -133,10 +139,9 @@ def cheap_attacks(call: Call, evidence: Evidence) -> None:
     """Train the cheap attackers, one of each kind and rate; :func:`attribute_blocks` reuses their results."""
     if math.isinf(call.clock.remaining()):
         return  # there is time for all, in any order
-    names = [name for name in available(evidence) if name in call.wanted and ATTACKS[name].cheap]
     infer(
         {evidence.name: evidence},
-        plan(evidence, names, focus=(), seeds=1),
+        plan(evidence, _cheap(evidence, call.wanted), focus=(), seeds=1),
         folders={evidence.name: call.folder / "attacks"},
         clock=call.clock.part(call.clock.remaining() * _FIRST_SHARE),
         monitor=call.monitor,
@@ -149,37 +154,33 @@ def certificates(call: Call, evidence: Evidence) -> AuditCertificates | None:
     if "certificate" not in call.wanted:
         return None
     stronger = None if _too_short(call.clock, evidence) else of_a_training_image(evidence)
-    found: list[Certificate | None] = []
+    found: dict[str, Certificate | None] = {}
     for each in (evidence, stronger):
         if each is None:
-            found.append(None)
-            continue
-        if reason := _too_short(call.clock, each):
-            call.skipped.append(Skipped(attack="certificate", reason=reason, evidence=each.name))
-            found.append(None)
             continue
         try:
+            if reason := _too_short(call.clock, each):
+                raise OutOfTime(reason)
             clock = call.clock.part(call.clock.remaining() * _CERTIFICATE_SHARE)
-            focus = in_focus(each, each.sensitive)
-            found.append(certify_evidence(each, focus, clock=clock, monitor=call.monitor))
+            found[each.name] = certify_evidence(each, in_focus(each, each.sensitive), clock=clock, monitor=call.monitor)
         except (DataError, OutOfTime) as error:
-            call.skipped.append(Skipped(attack="certificate", reason=str(error), evidence=each.name))
-            found.append(None)
-    one_release, training_image = found
-    return AuditCertificates(one_release=one_release, training_image=training_image) if any(found) else None
+            call.skip("certificate", error, evidence=each.name)
+    if not any(found.values()):
+        return None
+    training_image = None if stronger is None else found.get(stronger.name)
+    return AuditCertificates(one_release=found.get(evidence.name), training_image=training_image)
 
 
 def find_membership(call: Call, evidence: Evidence) -> Membership | None:
     """The attack on membership; None where it is not asked for, or no time is left."""
     if "membership" not in call.wanted:
         return None
-    if reason := _too_short(call.clock, evidence):
-        call.skipped.append(Skipped(attack="membership", reason=reason))
-        return None
     try:
+        if reason := _too_short(call.clock, evidence):
+            raise OutOfTime(reason)
         return membership(evidence, clock=call.clock.part(call.clock.remaining() * _MEMBERSHIP_SHARE))
-    except OutOfTime as reason:
-        call.skipped.append(Skipped(attack="membership", reason=str(reason)))
+    except OutOfTime as error:
+        call.skip("membership", error)
         return None
 
 
@@ -324,7 +325,7 @@ def noise_test(call: Call, evidence: Evidence) -> NoiseTest:
         "noise_bound": _bound(evidence, lambda mechanism: mechanism.tight_attribute_bound),
     }
     if "epsilon" in call.wanted and call.clock.remaining() == 0:
-        call.skipped.append(Skipped(attack="epsilon", reason="no time was left"))
+        call.skip("epsilon", "no time was left")
     elif "epsilon" in call.wanted:
         seconds = min(_EPSILON_SECONDS, call.clock.remaining() * _EPSILON_SHARE)
         # Without noise a few releases suffice, since all are equal.

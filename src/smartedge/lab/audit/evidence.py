@@ -31,6 +31,7 @@ from smartedge.codec import Codec
 from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.models.layout import Layout
 from smartedge.models.network import to_input
+from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.privacy.release import randomise_labels
 from smartedge.runs.seeds import derive_seed
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _MOST_RELEASES = 16  # of one image that an attacker reads together
+_MOST_NUMBERS = 512  # of a release; with more, the exact law needs too many images of the attacker's own
 _CERTAIN = 50.0  # log-odds that count as certainty
 _CPU = torch.device("cpu")
 
@@ -217,6 +219,16 @@ class Evidence(ABC):
     def twin(self) -> Differentiable:
         """The differentiable twin of the mechanism, which works on tensors."""
         return differentiable(self.mechanism)
+
+    @cached_property
+    def law(self) -> ReleaseLaw | None:
+        """The law of what the attacker has of one image; None without noise, or where the law is not computed.
+
+        It is not computed for large maps, nor for several releases that became a median or a count (see ``release``).
+        """
+        known = self.releases == 1 or (self.mechanism.channel() is None and self.mechanism.noise_norm == 2)
+        few = math.prod(self.feature_shape) <= _MOST_NUMBERS
+        return release_law(self.mechanism, self.releases) if self.noisy and known and few else None
 
     @property
     def log_odds(self) -> float:

@@ -224,13 +224,13 @@ def assemble(
         noisy=config.dp.mechanism != "none" and config.dp.apply_to == "always",
         codec=get_codec(config.codec_name),
         classes=opened.classes,
-        train=OwnImages((), opened.labels["train"], _told(opened.own.labels), seen=seen, split=opened.own),
-        val=OwnImages((), opened.labels["val"], _told(split_of["val"].labels), split=split_of["val"]),
+        train=OwnImages((), opened.labels["train"], _without_blanks(opened.own.labels), seen=seen, split=opened.own),
+        val=OwnImages((), opened.labels["val"], _without_blanks(split_of["val"].labels), split=split_of["val"]),
         test=split_of["test"],
         test_ids=torch.from_numpy(split_of["test"].ids.copy()),
         test_features_NF=torch.empty(0) if crossed is None else crossed.test_NF,
         test_labels=opened.labels["test"],
-        test_desired=_told(split_of["test"].labels),
+        test_desired=_without_blanks(split_of["test"].labels),
         exit_scores={},
         persons=opened.persons,
     )
@@ -291,12 +291,12 @@ def affordable(images: int, seconds_each: float, seconds: float) -> tuple[int, b
     return min(images, max(FEWEST_IMAGES, 2 ** max(0, fit.bit_length() - 1))), False
 
 
-@torch.no_grad()
-def _told(desired: Tensor) -> Tensor:
+def _without_blanks(desired: Tensor) -> Tensor:
     """Desired labels as attackers see them: a half in place of one that is lacking."""
     return desired.nan_to_num(0.5) if desired.is_floating_point() else desired
 
 
+@torch.no_grad()
 def _scores(task_exit: nn.Module, evidence: RunEvidence, bounded_NF: Tensor) -> Tensor:
     """The task exit's answers to bounded features, probabilities (N, K)."""
     kind = evidence.task.kind

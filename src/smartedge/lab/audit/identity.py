@@ -49,8 +49,8 @@ def link_releases(
     *,
     labelled: bool,
     law: ReleaseLaw | None,
-    seed: int = 0,
-    clock: Clock | None = None,
+    seed: int,
+    clock: Clock,
 ) -> Identity:
     """Link the releases of protected persons.
 
@@ -66,7 +66,6 @@ def link_releases(
     Raises:
         OutOfTime: there is no time for the first linker, or for the intervals.
     """
-    clock = clock or Clock(None)
     chosen: dict[str, list[float]] = {}
     judged: dict[str, list[tuple[Floats, Floats]]] = {}
     persons, linked, resamples = 0, 0, RESAMPLES

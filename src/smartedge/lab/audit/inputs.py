@@ -69,7 +69,7 @@ class Inputs:
         if self.pool is None:
             return features_NF
         columns_ND = torch.cat([self.pool(part).flatten(1) for part in features_NF.split(1024)])
-        return columns_ND if self.task is None else torch.cat([columns_ND, _told(desired_N, self.task)], dim=1)
+        return columns_ND if self.task is None else torch.cat([columns_ND, _label_columns(desired_N, self.task)], dim=1)
 
 
 class Draws:
@@ -112,6 +112,6 @@ def val_labels(evidence: Evidence, attribute: str) -> NDArray[np.int64]:
     return np.tile(evidence.val.labels[attribute].numpy(), draws)
 
 
-def _told(desired_N: Tensor, task: Task) -> Tensor:
+def _label_columns(desired_N: Tensor, task: Task) -> Tensor:
     """The desired labels as float32 columns (N, K)."""
     return F.one_hot(desired_N, task.outputs).float() if task.kind == "single" else desired_N.float()

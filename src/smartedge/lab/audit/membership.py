@@ -33,12 +33,12 @@ Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
 
 
-def membership(evidence: Evidence, *, clock: Clock | None = None) -> Membership:
+def membership(evidence: Evidence, *, clock: Clock) -> Membership:
     """Judge the attack on every protected image.
 
     Args:
         evidence: releases of the protected images, and the features behind them.
-        clock: looked at after every batch; None: no limit.
+        clock: looked at after every batch.
 
     Raises:
         OutOfTime: the time is over.
@@ -55,7 +55,6 @@ def membership(evidence: Evidence, *, clock: Clock | None = None) -> Membership:
     chosen = torch.randperm(len(evidence.train), generator=generator)[:_REFERENCES]
     reference_MD = evidence.train.views_VNF[0][chosen].float().flatten(1)
     likelihood = _likelihood(evidence)
-    clock = clock or Clock(None)
     expected = []
     for part in released_ND.split(_BATCH):
         clock.check()

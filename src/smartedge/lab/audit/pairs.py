@@ -46,14 +46,13 @@ class Pairs:
         return float(self._figures(*self._levels(scores_NN), self.weight_M)[0])
 
     def figures(
-        self, scores_NN: Floats, *, resamples: int = RESAMPLES, seed: int = 0, clock: Clock | None = None
+        self, scores_NN: Floats, *, resamples: int = RESAMPLES, seed: int = 0, clock: Clock
     ) -> tuple[Floats, Floats]:
         """(AUROC, equal-error rate), and the same for resampled persons, float64 (resamples, 2).
 
         Raises:
             OutOfTime: the time is over.
         """
-        clock = clock or Clock(None)
         level_M, levels = self._levels(scores_NN)
         rng = np.random.default_rng(seed)
         drawn_R2 = np.empty((resamples, 2))

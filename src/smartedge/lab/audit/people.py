@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from smartedge.artifacts.attacks import Identity, PersonBand
-from smartedge.artifacts.audit import Skipped
 from smartedge.artifacts.certificate import AttributeBound
 from smartedge.errors import DataError
 from smartedge.lab.audit.attributes import in_focus
@@ -23,14 +20,12 @@ from smartedge.lab.audit.evidence import Auxiliary, Evidence, of_a_training_imag
 from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
 from smartedge.lab.audit.persons import BANDS, read_persons
-from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.runs.seeds import derive_seed
 
-__all__ = ["find_identity", "find_persons", "fold_of", "law_of"]
+__all__ = ["find_identity", "find_persons", "fold_of"]
 
 _OWN_DRAWS, _CHOOSING_DRAWS = 6, 4  # releases of each image
 _COLUMNS = 4096  # of a release, at most; maps are pooled
-_MOST_NUMBERS = 512  # with more, the exact law needs too many images of the attacker's own
 _FEWEST_LINKED = 5  # persons with two or more images
 _SHARE = 0.1  # of the time budget that is left, for each stage
 _FIRST_SHARE = 0.6  # of a stage's time, for the audited releases; the rest is for the undefended ones
@@ -48,9 +43,9 @@ def find_identity(call: Call, evidence: Evidence, undefended: Evidence | None) -
     stronger = _strongest(evidence)
     try:
         mine = clock.part(clock.remaining() * (1.0 if undefended is None else _FIRST_SHARE))
-        found = link_releases([fold], labelled=stronger.labelled, law=law_of(stronger), seed=evidence.seed, clock=mine)
+        found = link_releases([fold], labelled=stronger.labelled, law=stronger.law, seed=evidence.seed, clock=mine)
     except OutOfTime as reason:
-        call.skipped.append(Skipped(attack="identity", reason=str(reason)))
+        call.skip("identity", reason)
         return None
     if undefended is None:
         return found
@@ -59,7 +54,7 @@ def find_identity(call: Call, evidence: Evidence, undefended: Evidence | None) -
         plain = _strongest(undefended)
         theirs = link_releases([fold_of(plain)], labelled=plain.labelled, law=None, seed=evidence.seed, clock=clock)
     except OutOfTime as reason:
-        call.skipped.append(Skipped(attack="identity", reason=str(reason), evidence=undefended.name))
+        call.skip("identity", reason, evidence=undefended.name)
         return found
     return found.model_copy(update={"undefended": theirs.linkers[theirs.best]})
 
@@ -79,7 +74,7 @@ def find_persons(
         try:
             found[name] = _of_attribute(call, fold, stronger, undefended, name, clock)
         except OutOfTime as reason:
-            call.skipped.append(Skipped(attack="persons", reason=str(reason), attributes=(name,)))
+            call.skip("persons", reason, attributes=(name,))
     return found or None
 
 
@@ -107,30 +102,22 @@ def fold_of(evidence: Evidence) -> Fold:
     return Fold(own, choosing, protected)
 
 
-def law_of(evidence: Evidence) -> ReleaseLaw | None:
-    """The law of what an attacker has of an image; None where it is not computed."""
-    mechanism = evidence.mechanism
-    known = evidence.releases == 1 or (mechanism.channel() is None and mechanism.noise_norm == 2)
-    few = math.prod(evidence.feature_shape) <= _MOST_NUMBERS
-    return release_law(mechanism, evidence.releases) if evidence.noisy and known and few else None
-
-
 def _fold(call: Call, attack: str, evidence: Evidence) -> Fold | None:
     """The fold, if the attack is asked for and possible; otherwise a note on why it is not."""
     if attack not in call.wanted:
         return None
     if evidence.persons is None:
         if call.settings.attacks is not None:
-            call.skipped.append(Skipped(attack=attack, reason="the persons in the images are not known"))
+            call.skip(attack, "the persons in the images are not known")
         return None
     if call.clock.remaining() == 0:
-        call.skipped.append(Skipped(attack=attack, reason="no time was left"))
+        call.skip(attack, "no time was left")
         return None
     fold = fold_of(_strongest(evidence))
     linked = min(int((person_numbers(crowd)[1] > 1).sum()) for crowd in (fold.own, fold.choosing, fold.protected))
     if linked < _FEWEST_LINKED:
         text = f"a split has {linked} persons with two or more images; at least {_FEWEST_LINKED} are needed"
-        call.skipped.append(Skipped(attack=attack, reason=text))
+        call.skip(attack, text)
         return None
     return fold
 
@@ -146,12 +133,10 @@ def _of_attribute(
     classes = len(evidence.classes[name])
 
     def bands(of: Fold, each: Evidence) -> dict[str, PersonBand]:
-        return read_persons(
-            [of], name, classes, labelled=each.labelled, law=law_of(each), seed=evidence.seed, clock=clock
-        )
+        return read_persons([of], name, classes, labelled=each.labelled, law=each.law, seed=evidence.seed, clock=clock)
 
     def left_out(reason: OutOfTime, what: str | None) -> None:
-        call.skipped.append(Skipped(attack="persons", reason=str(reason), attributes=(name,), evidence=what))
+        call.skip("persons", reason, attributes=(name,), evidence=what)
 
     found = bands(fold, evidence)
     sizes = {band.name: band.fewest for band in BANDS if band.name in _CERTIFIED and band.fewest <= MOST_IMAGES}
@@ -183,7 +168,7 @@ def _certificate(evidence: Evidence, name: str, images: int, clock: Clock) -> At
     Raises:
         OutOfTime: the time is over.
     """
-    if law_of(evidence) is None or evidence.persons is None or evidence.persons.also_in_training:
+    if evidence.law is None or evidence.persons is None or evidence.persons.also_in_training:
         return None
     clock.check()
     held: HeldOut = held_out(evidence, name)

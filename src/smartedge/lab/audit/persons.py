@@ -96,8 +96,8 @@ def read_persons(
     *,
     labelled: bool,
     law: ReleaseLaw | None,
-    seed: int = 0,
-    clock: Clock | None = None,
+    seed: int,
+    clock: Clock,
 ) -> dict[str, PersonBand]:
     """Read an attribute of the protected persons from their images together.
 
@@ -136,7 +136,6 @@ def read_persons(
             for side in of_fold[band.name]
         )
     ]
-    clock = clock or Clock(None)
     sees: Sees = "both" if labelled else "release"
     found: dict[Sees, dict[str, dict[str, list[_Answer]]]] = {sees: {}, "label": {}}
     for fold, of_fold in zip(folds, sets, strict=True):

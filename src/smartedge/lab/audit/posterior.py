@@ -14,7 +14,6 @@ from smartedge.lab.audit.attacks import Reading
 from smartedge.lab.audit.certificate.posterior import posterior_attack
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import val_releases
-from smartedge.privacy.laws import release_law
 from smartedge.runs.seeds import derive_seed
 
 __all__ = ["read_by_mixture", "read_by_posterior"]
@@ -64,27 +63,27 @@ def read_by_mixture(evidence: Evidence, attributes: Sequence[str]) -> Reading:
 
     Of many images, some at random: as many as a few seconds allow.
     """
-    train, numbers = evidence.train, math.prod(evidence.feature_shape)
+    train, law, numbers = evidence.train, evidence.law, math.prod(evidence.feature_shape)
+    assert law is not None
     views = len(train.views_VNF)
     sides = (val_releases(evidence), (evidence.test_features_NF, evidence.test_desired))
     most = int(_WORK / sum(len(released_NF) for released_NF, _ in sides) / max(1, numbers / 4))
     rng = np.random.default_rng(derive_seed(evidence.seed, "audit", "mixture"))
     rows = rng.permutation(views * len(train))[: max(most, 100)]
     own_NF = torch.cat(train.views_VNF).float().numpy()[rows]
-    law = release_law(evidence.mechanism, evidence.releases)
     # A number for each desired label, or combination of them.
     desired = [train.desired, *(desired_N for _, desired_N in sides)]
-    told = np.unique(
+    code_N = np.unique(
         torch.cat([part.flatten(1) if part.ndim > 1 else part[:, None] for part in desired]).numpy(),
         axis=0,
         return_inverse=True,
     )[1].reshape(-1)
-    own_N, *told_of = np.split(told, np.cumsum([len(part) for part in desired])[:-1])
+    own_N, *codes_of = np.split(code_N, np.cumsum([len(part) for part in desired])[:-1])
     own_labels_N = np.tile(own_N, views)[rows] if evidence.labelled else None
     scores: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})
     for name in attributes:
         classes_N = np.tile(train.labels[name].numpy(), views)[rows]
-        for into, (released_NF, _), told_N in zip(scores, sides, told_of, strict=True):
+        for into, (released_NF, _), codes_N in zip(scores, sides, codes_of, strict=True):
             into[name] = posterior_attack(
                 law,
                 own_NF,
@@ -92,6 +91,6 @@ def read_by_mixture(evidence: Evidence, attributes: Sequence[str]) -> Reading:
                 released_NF.numpy()[None],  # the mean of all releases is sufficient
                 classes=len(evidence.classes[name]),
                 own_labels_N=own_labels_N,
-                labels_M=told_N if evidence.labelled else None,
+                labels_M=codes_N if evidence.labelled else None,
             )
     return Reading(*scores, 1, 1)

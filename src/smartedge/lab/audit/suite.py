@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smartedge.artifacts.audit import Audit, AuditedRun, Skipped
+from smartedge.artifacts.audit import Audit, AuditedRun
 from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
@@ -105,13 +105,13 @@ def _undefended(call: Call, evidence: RunEvidence) -> RunEvidence | None:
             named=call.settings.undefended,
             monitor=call.monitor,
             clock=call.clock.part(call.clock.remaining() * _FRONT_SHARE),
-            note=lambda text: call.skipped.append(Skipped(attack="undefended", reason=text)),
+            note=lambda text: call.skip("undefended", text),
         )
         if call.settings.undefended is not None:
             call.differs.extend(training_differences(evidence.config, found.config))
         return found
     except OutOfTime as reason:
-        call.skipped.append(Skipped(attack="undefended", reason=str(reason)))
+        call.skip("undefended", reason)
         return None
 
 
@@ -135,7 +135,7 @@ def _note_fewer_images(call: Call, evidence: RunEvidence) -> None:
     own = evidence.train
     if own.left_out or len(own.views_VNF) == 1:
         text = f"the budget sufficed for {len(own)} of the attacker's {len(own) + own.left_out} images"
-        call.skipped.append(Skipped(attack="features", reason=f"{text}, without their mirrored view"))
+        call.skip("features", f"{text}, without their mirrored view")
 
 
 def _run_facts(evidence: RunEvidence) -> AuditedRun:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.membership import _others, membership
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, RandomisedResponse
@@ -27,7 +28,7 @@ def made(evidence_of: Callable[..., RunEvidence], mechanism: Mechanism | None, c
 
 
 def test_without_noise_a_release_is_that_of_its_image(evidence_of: Callable[..., RunEvidence]) -> None:
-    found = membership(made(evidence_of, None))
+    found = membership(made(evidence_of, None), clock=Clock(None))
     assert found.any.auroc == found.any.balanced_accuracy == 1.0
     assert found.same_label.auroc == 1.0 and found.same_label.pairs == 400
 
@@ -36,7 +37,7 @@ def test_without_noise_a_release_is_that_of_its_image(evidence_of: Callable[...,
 def test_noise_hides_whose_release_it_is(evidence_of: Callable[..., RunEvidence], kind: str) -> None:
     def under(scale: float) -> float:
         mechanism = Gaussian((3,), 2.0, scale, 1e-5) if kind == "gaussian" else Laplace((3,), 3.0, scale)
-        return float(membership(made(evidence_of, mechanism)).any.auroc)
+        return float(membership(made(evidence_of, mechanism), clock=Clock(None)).any.auroc)
 
     little, much = under(0.05), under(50.0)
     assert little > 0.97
@@ -58,7 +59,7 @@ def test_codewords(evidence_of: Callable[..., RunEvidence]) -> None:
     codes = [nn.functional.one_hot((part[:, 0, 0, 0] > 0).long(), 2).float() for part in images]
     truth = [torch.arange(count) % 2] * 3
     evidence = evidence_of(codes, truth, truth, mechanism=RandomisedResponse(2, 8.0), front=Choose(), images=images)
-    found = membership(evidence)
+    found = membership(evidence, clock=Clock(None))
     # Another image has the other code half of the time: AUROC = ¾. Of those with the same label, never: ½.
     assert found.any.auroc == pytest.approx(0.75, abs=0.08)
     assert found.same_label.auroc == pytest.approx(0.5, abs=0.02)

@@ -9,6 +9,7 @@ from smartedge.lab.audit.persons import BANDS, Band, read_persons, sets_of
 from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Gaussian
 
+ALWAYS = {"seed": 0, "clock": Clock(None)}
 LAW = release_law(Gaussian((4,), 2.0, 1.0, 1e-5))
 
 
@@ -36,7 +37,7 @@ def fold(**how: float) -> Fold:
 
 
 def test_several_images_tell_more_than_one() -> None:
-    found = read_persons([fold(told=0.5, label=0.0)], "hidden", 2, labelled=True, law=LAW)
+    found = read_persons([fold(told=0.5, label=0.0)], "hidden", 2, labelled=True, law=LAW, **ALWAYS)
     one, several = found["1"], found["4-9"]
     assert set(one.attacks) == {"mixture-images", "mixture-persons", "network-images", "network-sets"}
     # Of one image: Φ(0.5) = 69 %; of 4 to 9: Φ(0.5·√6.5) = 90 % on the whole. 250 and 170 persons: ± 3 points.
@@ -47,18 +48,26 @@ def test_several_images_tell_more_than_one() -> None:
 
 
 def test_what_labels_tell_is_the_floor() -> None:
-    found = read_persons([fold(told=0.0, label=0.25)], "hidden", 2, labelled=True, law=LAW)["4-9"]
+    found = read_persons([fold(told=0.0, label=0.25)], "hidden", 2, labelled=True, law=LAW, **ALWAYS)["4-9"]
     best = found.attacks[found.best].balanced_accuracy
     assert found.label_floor.balanced_accuracy > 0.8
     assert best == pytest.approx(found.label_floor.balanced_accuracy, abs=0.1)
-    blind = read_persons([fold(told=0.0, label=0.25)], "hidden", 2, labelled=False, law=LAW)["4-9"]
+    blind = read_persons([fold(told=0.0, label=0.25)], "hidden", 2, labelled=False, law=LAW, **ALWAYS)["4-9"]
     assert blind.attacks[blind.best].balanced_accuracy == pytest.approx(0.5, abs=0.15)
     assert blind.label_floor.balanced_accuracy > 0.8
 
 
 def test_without_a_law_only_networks_attack_and_folds_are_judged_together() -> None:
     one = fold(told=0.5, label=0.0)
-    found = read_persons([one, Fold(one.choosing, one.protected, one.own)], "hidden", 2, labelled=False, law=None)
+    found = read_persons(
+        [one, Fold(one.choosing, one.protected, one.own)],
+        "hidden",
+        2,
+        labelled=False,
+        law=None,
+        seed=0,
+        clock=Clock(None),
+    )
     assert set(found["4-9"].attacks) == {"network-images", "network-sets"}
     people = [len(sets_of(each, "hidden", BANDS[2], seed=0).rows) // 2 for each in (one.protected, one.own)]
     assert sum(found["4-9"].persons) == 2 * sum(people)  # each of the two releases is a set
@@ -79,4 +88,4 @@ def test_sets_are_of_one_person_of_the_right_size_and_of_the_class_of_most_image
 
 def test_without_time_there_is_no_result() -> None:
     with pytest.raises(OutOfTime):
-        read_persons([fold(told=0.0, label=0.0)], "hidden", 2, labelled=False, law=None, clock=Clock(0.0))
+        read_persons([fold(told=0.0, label=0.0)], "hidden", 2, labelled=False, law=None, seed=0, clock=Clock(0.0))
