@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
 # Without the libraries most modules stop at the first of them. What comes before must work, and all must compile.
@@ -51,3 +54,25 @@ def test_the_versions_are_those_of_the_package(repo_root: Path) -> None:
     assert f'requires-python = ">={SUPPORTED[0]}"' in text
     named = re.findall(r'"Programming Language :: Python :: (3\.\d+)"', text)
     assert tuple(named) == SUPPORTED[: len(named)]
+
+
+def test_the_constraints_fit_every_patch_release(repo_root: Path) -> None:
+    """A package may ask for 3.11.5, and Debian 12 has 3.11.2: such a version may not be asked for there."""
+    looked_at = 0
+    for line in (repo_root / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        wanted = Requirement(line)
+        try:
+            installed = metadata(wanted.name)
+        except PackageNotFoundError:
+            continue
+        if wanted.specifier != SpecifierSet(f"=={installed['Version']}".partition("+")[0]):
+            continue
+        looked_at += 1
+        fits = SpecifierSet(installed["Requires-Python"] or "")
+        for version in SUPPORTED[1:]:
+            place = {"python_version": version, "python_full_version": f"{version}.0"}
+            if fits.contains(f"{version}.99") and (wanted.marker is None or wanted.marker.evaluate(place)):
+                assert fits.contains(f"{version}.0"), f"{wanted.name} needs Python {fits}, so {version}.0 has none"
+    assert looked_at > 100
