@@ -27,7 +27,7 @@ from smartedge.logs import plain
 from smartedge.types import EDGE_NAME
 from smartedge.wire.files import fetch, list_files
 
-__all__ = ["Ask", "carry", "unpack_files"]
+__all__ = ["Ask", "carry", "check_place", "unpack_files"]
 
 Ask = Callable[[bytes], bytes]  # puts one question to 'smartedge serve'
 
@@ -54,13 +54,12 @@ def carry(run_dir: Path, source: str | Ask) -> Path:
         RunError: there is nothing to carry, it cannot be read, or it belongs to another run.
         LinkError: the server cannot be reached, or sends something else than it promised.
     """
-    run, target = _own_run(run_dir), run_dir / _PART
+    run, target = check_place(run_dir), run_dir / _PART
     try:
         with holding(run_dir / "edge" / "run.json"):
             for left in run_dir.glob(f"{_STAGED}*"):  # by a process that was killed
                 shutil.rmtree(left)
-            if target.exists():
-                raise RunError(f"{target}: is there already; to collect it again, remove it first")
+            check_place(run_dir)  # another process may have collected it meanwhile
             staged = Path(tempfile.mkdtemp(prefix=_STAGED, dir=run_dir))
             try:
                 if isinstance(source, str):
@@ -76,11 +75,11 @@ def carry(run_dir: Path, source: str | Ask) -> Path:
     return target
 
 
-def _own_run(run_dir: Path) -> str:
+def check_place(run_dir: Path) -> str:
     """Which run the edge in this run directory belongs to.
 
     Raises:
-        RunError: there is no edge.
+        RunError: there is no edge, or the cloud's half is there already.
     """
     load_run_config(run_dir)
     edge = run_dir / "edge" / "run.json"
@@ -89,6 +88,8 @@ def _own_run(run_dir: Path) -> str:
             f"{run_dir}: no edge has run here. 'smartedge collect' brings the cloud's half to the edge's machine. A "
             "server needs nothing of the edge: 'smartedge serve' works on its own run directory"
         )
+    if (cloud := run_dir / _PART).exists():
+        raise RunError(f"{cloud}: is there already; to collect it again, remove it first")
     return EdgeRun.read(edge).run
 
 

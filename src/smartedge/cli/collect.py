@@ -49,22 +49,25 @@ def run(args: argparse.Namespace) -> int:
     if args.bundle is not None and args.connect is None:
         raise ConfigError("--bundle: only with --connect HOST:PORT")
 
-    from smartedge.carrying import carry
-    from smartedge.config import load_run_config
-    from smartedge.fleet.bundle import open_bundle
-    from smartedge.lab.report import write_report
-    from smartedge.links import link_to
-    from smartedge.training import collect
+    from smartedge.carrying import carry, check_place
 
     if args.connect is None:
         print(carry(args.run_dir, args.source))
     else:
+        from smartedge.config import load_run_config
+        from smartedge.fleet.bundle import open_bundle
+        from smartedge.links import link_to
+
+        check_place(args.run_dir)
         bundle = None if args.bundle is None else open_bundle(args.bundle)
         link = link_to(load_run_config(args.run_dir), args.connect, bundle, lambda text: print(text, file=sys.stderr))
         try:
             print(carry(args.run_dir, link.ask))
         finally:
             link.disconnect()
+    from smartedge.lab.report import write_report  # matplotlib takes a second to import: what can go wrong comes first
+    from smartedge.training import collect
+
     collect(args.run_dir)
     print(write_report(args.run_dir))
     return 0

@@ -6,7 +6,6 @@ import argparse
 import io
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["add_goal_arguments", "add_parser", "goal_of", "run"]
 
 _THRESHOLD = 0.9
-_NONE = "none of the images can be read"
 _CONNECT_S = 5.0
 _DESCRIPTION = """\
 Classify images with a trained run, or with a published front: the task exit answers where it is confident, else the
@@ -135,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threshold is not None:
         check_threshold(args.threshold)
     prepared = _PublishedModel(args) if _is_front(args.model) else _RunModel(args)
-    _refuse_missing(args, prepared.data)
+    _refuse_unreadable(args, prepared.data)
     readable = unreadable = by_back = 0
     # A camera is watched until somebody stops it. Given images are interrupted where that stands.
     source = args.source is not None
@@ -154,8 +152,6 @@ def run(args: argparse.Namespace) -> int:
                 answers = _answers(answerer, good)
                 by_back += sum(given.by == "back" for given in answers)
                 _print(args, answerer.front, good, answers)
-    if not readable and args.source is None:
-        raise DataError(_NONE)
     if not args.json:
         print(f"{by_back} of {readable} images went to the back")
     return DataError.exit_code if unreadable else 0
@@ -295,12 +291,18 @@ def _print(args: argparse.Namespace, front: Front, shown: list[SourceImage], ans
             print(f"{each.name:<{width}}   {label}   {100 * sure:.1f} %   {given.by}{note}", flush=True)
 
 
-def _refuse_missing(args: argparse.Namespace, data: DataConfig) -> None:
-    """End here where none of the given images is there, since a network takes seconds to build."""
-    if args.images and not any(map(os.path.exists, args.images)):
-        for each in _shown(args, data, None):
-            _tell_unreadable(each)
-        raise DataError(_NONE)
+def _refuse_unreadable(args: argparse.Namespace, data: DataConfig) -> None:
+    """End here where none of the given images can be read, since a network takes seconds to build."""
+    if args.source is not None:
+        return
+    unreadable = []
+    for each in _shown(args, data, None):
+        if each.pixels_CHW is not None:
+            return
+        unreadable.append(each)
+    for each in unreadable:
+        _tell_unreadable(each)
+    raise DataError("none of the images can be read")
 
 
 def _tell_unreadable(each: SourceImage) -> None:

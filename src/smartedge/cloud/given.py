@@ -1,4 +1,4 @@
-"""Which files of the cloud an edge may have after a run: those that its report and its audit read."""
+"""Which files of the cloud an edge may have after a run: those that its report and its audit read. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folde
 from smartedge.errors import RunError
 from smartedge.framelog.mark import MARK
 from smartedge.framelog.reader import STREAMS, segments_of
-from smartedge.runs.checkpoint import back_weights
 from smartedge.wire.frame import settings_in
 
-__all__ = ["given_by", "place_of"]
+__all__ = ["back_weights", "given_by", "place_of"]
 
 _SUMMARY, _METRICS, _PREDICTIONS, _BACK = "summary.json", "metrics.jsonl", "predictions.safetensors", "back.safetensors"
 _OF_THE_LOG = re.compile(rf"{MARK}|{STREAMS}|\d{{6}}\.frames", re.ASCII)
@@ -45,6 +44,12 @@ def given_by(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
         return {name: path for name, path in files.items() if path.exists()}
 
     return choose
+
+
+def back_weights(cloud: Path, cut: str) -> Path:
+    """The file of the back's weights for edges with this cut, in the cloud's folder of a run."""
+    own = cloud / "backs" / f"{cut}.safetensors"  # where edges have different cuts
+    return own if own.exists() else cloud / _BACK
 
 
 def place_of(name: str, edge: str) -> PurePosixPath:

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smartedge.cloud.given import back_weights
 from smartedge.codec import get_codec, unpack
 from smartedge.errors import FrameError, RunError
 from smartedge.inference.answering import header_of
 from smartedge.inference.trained import TrainedRun, load_part
 from smartedge.models.exits import probabilities
 from smartedge.models.network import divide
-from smartedge.runs.checkpoint import back_weights
 from smartedge.types import EncodedBatch, Features, Frame, StreamHeader
 from smartedge.wire.frame import settings_in
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.artifacts.front import Calibration, RunCalibration
+from smartedge.cloud.given import back_weights
 from smartedge.datasets import dataset_of
 from smartedge.errors import RunError, SmartEdgeError
 from smartedge.inference.answering import BATCH
@@ -15,7 +16,6 @@ from smartedge.inference.backs import LocalBack
 from smartedge.inference.calibrating import calibrate
 from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.privacy.noise import Noise
-from smartedge.runs.checkpoint import back_weights
 from smartedge.types import Labels
 
 __all__ = ["calibration_of"]

@@ -19,7 +19,7 @@ from smartedge.artifacts.checkpoint import CheckpointState
 from smartedge.errors import RunError
 from smartedge.files import private_folder, replacing, sync_folder
 
-__all__ = ["Checkpoints", "State", "back_weights", "load_weights", "save_weights"]
+__all__ = ["Checkpoints", "State", "load_weights", "save_weights"]
 
 State = dict[str, Any]  # nested: tensors, numbers, strings, lists and mappings
 
@@ -57,12 +57,6 @@ def save_weights(
             if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-
-
-def back_weights(cloud: Path, cut: str) -> Path:
-    """The file of the back's weights for edges with this cut, in the cloud's folder of a run."""
-    own = cloud / "backs" / f"{cut}.safetensors"  # where edges have different cuts
-    return own if own.exists() else cloud / "back.safetensors"
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

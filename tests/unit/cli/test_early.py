@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from smartedge.artifacts.run import SharedRun
+from smartedge.artifacts.run import EdgeRun, SharedRun
 from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.artifacts.task import TaskFacts
 from smartedge.config import load_config
@@ -36,6 +37,9 @@ CASES = (
     (("serve", "RUN", "--fleet", "nowhere"), "nowhere"),
     (("infer", "nowhere", "a.png"), "nowhere: is not there; give a run directory"),
     (("infer", "RUN", "a.png", "b.png"), "none of the images can be read"),
+    (("infer", "RUN", "a.png", "RUN/config.yaml"), "image cannot be decoded"),
+    (("collect", "RUN", "--connect", "127.0.0.1:1"), "cloud: is there already"),
+    (("collect", "HALF", "--connect", "127.0.0.1:1"), "cannot be reached"),
 )
 CODE = """
 import contextlib, io, json, sys
@@ -72,7 +76,11 @@ def test_wrong_paths_are_told_without_torch(run_dir: Path, tmp_path: Path) -> No
     for begun in ("edge/run.json", "edge/progress.json", "cloud/progress.json"):
         (run_dir / begun).write_text("{}")
     (run_dir / "cloud" / "log").mkdir()
-    asked = [[word.replace("RUN", str(run_dir)) for word in words] for words, _ in CASES]
+    half = tmp_path / "half"  # the edge's alone
+    (half / "edge").mkdir(parents=True)
+    shutil.copy(run_dir / "config.yaml", half)
+    EdgeRun(run="0" * 32, data="0" * 64).write(half / "edge" / "run.json")
+    asked = [[word.replace("RUN", str(run_dir)).replace("HALF", str(half)) for word in words] for words, _ in CASES]
     call = [sys.executable, "-c", CODE, json.dumps(asked)]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True)
     found = [json.loads(line) for line in done.stdout.splitlines()]

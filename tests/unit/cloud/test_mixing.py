@@ -23,6 +23,7 @@ from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines
 from smartedge.artifacts.fleet_run import CloudStart, FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.summary import CloudSummary, has_finished
+from smartedge.cloud.given import back_weights
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import completion
 from smartedge.cloud.ingest.completion import Completion, ask_to_close
@@ -34,7 +35,7 @@ from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide
-from smartedge.runs.checkpoint import back_weights, load_weights
+from smartedge.runs.checkpoint import load_weights
 from smartedge.runs.progress import Quiet, Update
 from smartedge.runs.record import read_metrics
 from smartedge.types import Frame

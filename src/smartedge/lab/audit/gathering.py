@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.run import EdgeRun
 from smartedge.artifacts.summary import refuse_unfinished
+from smartedge.cloud.given import back_weights
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config
@@ -35,7 +36,6 @@ from smartedge.models.blueprint import of_a_run, weights_named
 from smartedge.models.exits import probabilities
 from smartedge.models.layout import Layout
 from smartedge.models.network import divide, to_input
-from smartedge.runs.checkpoint import back_weights
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
