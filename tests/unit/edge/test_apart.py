@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 
+from smartedge.edge import apart
 from smartedge.edge.apart import Division, open_parts, read_answer
 from smartedge.errors import ConfigError, CutError
 from smartedge.models.blueprint import Blueprint
@@ -39,6 +46,58 @@ def killed(num_classes):
 """
 
 
+class Given(io.BytesIO):
+    """Standard input of the process below: it is read after it was closed."""
+
+    def close(self) -> None:
+        self.seek(0)
+
+
+class Answers(io.BytesIO):
+    """Its standard output. It runs when that is first read."""
+
+    def __init__(self, given: Given) -> None:
+        super().__init__()
+        self._given: Given | None = given
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self._given is not None:
+            given, self._given = self._given, None
+            with tempfile.TemporaryFile() as file, patch.object(sys, "stdin", SimpleNamespace(buffer=given)):
+                before = os.dup(1)
+                os.dup2(file.fileno(), 1)
+                try:
+                    apart.main()
+                finally:
+                    os.dup2(before, 1)
+                    os.close(before)
+                file.seek(0)
+                self.write(file.read())
+            self.seek(0)
+        return super().read(size)
+
+
+class Here:
+    """The other process within this one, which is quicker."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.stdin = Given()
+        self.stdout = Answers(self.stdin)
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> None: ...
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of threads that torch was told to use."""
+    threads: list[int] = []
+    monkeypatch.setattr(apart, "subprocess", SimpleNamespace(Popen=Here, PIPE=None))
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    return threads
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module with networks of a user."""
@@ -54,7 +113,7 @@ def blueprint(name: str, at: str = "2") -> Blueprint:
 
 def divide_apart(plan: Blueprint, tell: Callable[[str], None], device: str = "cpu") -> bytes | None:
     with Division() as division:
-        division.give(plan, devices={"hardware.edge_device": device}, threads=1)
+        division.give(plan, devices={"hardware.edge_device": device}, threads=3)
         division.check()
         return read_answer(division.answer, tell)
 
@@ -79,7 +138,7 @@ def test_front_and_exit_are_those_of_this_process(own, capfd):
     assert "a line that is no answer" in capfd.readouterr().err
 
 
-def test_what_is_wrong_with_network_or_device_is_told(own):
+def test_what_is_wrong_with_network_or_device_is_told(own, in_this_process):
     with pytest.raises(CutError) as here:
         divide(blueprint(f"{own}:known", "7"))
     with pytest.raises(CutError) as there:
@@ -87,31 +146,60 @@ def test_what_is_wrong_with_network_or_device_is_told(own):
     assert str(there.value) == str(here.value)
     with pytest.raises(ConfigError, match=r"hardware\.edge_device: 'cuda:77' is not usable here"):
         divide_apart(blueprint("nothing:at_all"), print, device="cuda:77")
+    assert in_this_process == [3, 3]
 
 
-@pytest.mark.parametrize(("factory", "reason"), [("unusual", "pickle"), ("killed", "ended early")])
-def test_a_network_that_cannot_be_handed_over_is_left_to_this_process(own, factory, reason):
+def test_a_network_that_cannot_be_handed_over_is_left_to_this_process(own, in_this_process):
     told: list[str] = []
-    assert divide_apart(blueprint(f"{own}:{factory}"), told.append) is None
-    assert len(told) == 1 and "takes more memory" in told[0] and reason in told[0]
+    assert divide_apart(blueprint(f"{own}:unusual"), told.append) is None
+    assert len(told) == 1 and "takes more memory" in told[0] and "pickle" in told[0]
 
 
-def test_parts_of_a_class_that_is_not_here(own, tmp_path):
+@pytest.mark.parametrize("function", ["checked_network", "divide"])
+def test_what_fails_for_another_reason_is_left_to_this_process_too(own, in_this_process, monkeypatch, function):
+    def fail(*_: object) -> None:
+        raise LookupError("no such layer")
+
+    monkeypatch.setattr(f"smartedge.models.network.{function}", fail)
+    told: list[str] = []
+    assert divide_apart(blueprint(f"{own}:known"), told.append) is None
+    assert len(told) == 1 and told[0].endswith("takes more memory: no such layer")
+
+
+def test_a_process_that_is_killed_leaves_it_to_this_one(own):
+    told: list[str] = []
+    assert divide_apart(blueprint(f"{own}:killed"), told.append) is None
+    assert len(told) == 1 and "takes more memory" in told[0] and "ended early" in told[0]
+
+
+def test_parts_of_a_class_that_is_not_here(own, in_this_process, tmp_path, monkeypatch):
     made = divide_apart(blueprint(f"{own}:known"), print)
     (tmp_path / f"{own}.py").unlink()
+    monkeypatch.delitem(sys.modules, own)
     told: list[str] = []
     assert made is not None and open_parts(made, told.append) is None
     assert len(told) == 1 and own in told[0]
 
 
-def test_what_is_seen_at_once_is_told_before_the_network_is_recorded():
+@pytest.mark.parametrize("library", ["timm", "torchvision"])
+def test_libraries_of_networks_are_imported_as_for_a_network_of_this_process(library, monkeypatch):
+    def load() -> None:
+        raise LookupError(f"{library} was asked for")
+
+    monkeypatch.setattr(f"smartedge.models.compat.load_{library}", load)
+    told: list[str] = []
+    assert open_parts(f"c{library}.parts\nFront\n.".encode(), told.append) is None
+    assert len(told) == 1 and f"{library} was asked for" in told[0]
+
+
+def test_what_is_seen_at_once_is_told_before_the_network_is_recorded(in_this_process):
     with Division() as division:
         division.give(Blueprint("resnet18", "layer9", 2, 64, 0), devices={"hardware.edge_device": "cpu"}, threads=1)
         with pytest.raises(CutError, match="no module or operation of that name"):
             division.check()
 
 
-def test_all_devices_are_looked_at(own):
+def test_all_devices_are_looked_at(own, in_this_process):
     with Division() as division:
         division.give(
             blueprint(f"{own}:known"),

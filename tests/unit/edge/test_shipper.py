@@ -107,6 +107,7 @@ def never(call: int) -> bool:
 def test_everything_arrives_once_and_is_counted(tmp_path, log):
     link = Breaking(StoreHandler(log), never)
     made = shipper(filled(tmp_path), link, tmp_path)
+    assert made._thread.daemon, "an edge that breaks off does not wait for it"
     assert made.finish(threading.Event())
     assert link.written == list(range(12)) and log.durable == 12
     assert link.opened == [("train", 0), ("val", 8)]

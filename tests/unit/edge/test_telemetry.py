@@ -113,6 +113,13 @@ def test_what_was_released_waits_and_is_confirmed(make_sender) -> None:
     sender.close_stream()
     asked = edge_telemetry(sender, lambda: 1)
     before = told(asked)
+    counters = {"releases", "sent_bytes", "received_bytes", "frames", "frames_confirmed", "outages"}
+    gauges = {"epoch", "budget_left_epsilon", "spool_bytes", "spool_age_seconds", "outage_seconds"}
+    assert {(each.name, each.kind) for each in asked.figures()} == {
+        *((f"edge_{name}", "counter") for name in counters),
+        *((f"edge_{name}", "gauge") for name in gauges),
+    }
+    assert all(each.help for each in asked.figures())
     assert before["edge_releases"] == {"train": 6.0}
     assert (before["edge_sent_bytes"], before["edge_received_bytes"]) == (1200.0, 30.0)
     assert (before["edge_frames"], before["edge_frames_confirmed"]) == (2.0, 0.0)

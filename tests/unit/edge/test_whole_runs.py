@@ -269,12 +269,15 @@ def test_an_edge_that_releases_once_sends_the_images_as_they_are(edge_of: Callab
 
 
 @pytest.mark.parametrize(
-    ("schedule", "stop_at", "left"),
-    [("joint", ("train", 4), 1), ("two-stage", ("release train", 2), 2), ("two-stage", ("release val", 3), 1)],
+    ("threaded", "schedule", "stop_at", "left"),
+    [
+        (True, "joint", ("train", 4), 1),
+        (False, "two-stage", ("release train", 2), 2),
+        (True, "two-stage", ("release val", 3), 1),
+    ],
 )
-@pytest.mark.parametrize("threaded", [False, True])
 def test_an_edge_that_was_stopped_goes_on_at_its_newest_checkpoint(
-    edge_of: Callable[..., EdgeRunner], schedule: str, stop_at: tuple[str, int], left: int, threaded: bool
+    edge_of: Callable[..., EdgeRunner], threaded: bool, schedule: str, stop_at: tuple[str, int], left: int
 ) -> None:
     """Stopped in the last epoch of training, or of the release."""
     settings = {
@@ -327,6 +330,7 @@ def test_a_teacher_is_trained_first_and_judged(
     figures, summary = summary_of(runner).teacher_val, summary_of(runner)
     assert figures is not None
     assert figures.loss == pytest.approx(nn.functional.cross_entropy(logits, images.labels).item(), abs=1e-5)
+    assert rows_of(runner)[0]["distillation_loss"] > 0
     assert summary.session.epochs == 5 and {row["epoch"] for row in rows_of(runner)} == {0, 1}
     assert not (runner.folder / "network.safetensors").exists()
 
