@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 LAYERS = "Imports go down the layers; parts of one layer do not import each other"
@@ -102,3 +103,32 @@ def test_a_planted_violation_is_found(
     module: str, statement: str, rule: str, said: str, broken: dict[str, str]
 ) -> None:
     assert said in broken[rule], f"{statement!r} in {module}"
+
+
+def part_of(module: str) -> str:
+    """``smartedge.edge.runner`` → ``edge``; ``smartedge.lab.audit.call`` → ``lab/audit``."""
+    names = module.split(".")[1:]
+    return "/".join(names[:2]) if names[0] == "lab" else names[0]
+
+
+def test_the_architecture_names_the_imports_of_each_part(repo_root: Path) -> None:
+    text = (repo_root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+`) \| .+ \| (.+) \|$", text, re.MULTILINE)
+    told = {part.rstrip("/"): imports for parts, imports in rows for part in re.findall(r"`([a-z_/]+)`", parts)}
+    everywhere = {part.rstrip("/") for parts, _ in rows[:6] for part in re.findall(r"`([a-z_/]+)`", parts)}
+
+    graph = grimp.build_graph("smartedge", exclude_type_checking_imports=True, cache_dir=None)
+    found: dict[str, set[str]] = {}
+    for module in graph.modules - {"smartedge", "smartedge.lab"}:
+        imported = {each for each in graph.find_modules_directly_imported_by(module) if each.count(".")}
+        found.setdefault(part_of(module), set()).update(map(part_of, imported))
+
+    assert {part for part, imported in found.items() if "cli" in imported} == {"cli", "__main__"}
+    del found["cli"], found["__main__"], told["cli"]
+    wrong = {
+        part: sorted(named)
+        for part, imported in found.items()
+        if (named := imported - everywhere - {part}) != set(re.findall(r"`([a-z_/]+)`", told[part]))
+    }
+    assert wrong == {}, "docs/architecture.md says otherwise"
+    assert told.keys() == found.keys()
