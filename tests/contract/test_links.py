@@ -30,6 +30,7 @@ HEADER = stream_header(
     codec="uint8", feature_shape=(8, 4, 4), outputs=10, epoch=2, split="val", first_seq=5, frames=3, train_steps=7
 )
 ANSWERED = dataclasses.replace(HEADER, answer_shape=(8, 4, 4))
+NOT_OPEN = r"^(link|link to .*|broker .*): no stream is open"
 # What the handler hears of a stream that breaks off. Behind a broker it hears nothing: the edge may go on at any time.
 ABORT: dict[type, list[str]] = {MemoryLink: ["abort"], GrpcLink: ["abort"], JetStreamLink: []}
 
@@ -285,7 +286,7 @@ def test_flush_raises_where_the_receiver_fails(link: FrameSender, handler: Handl
     with pytest.raises(LogError, match=r"^disk full: make room$"):
         send_and_flush()
     link.disconnect()
-    with pytest.raises(LinkError, match="no stream is open"):
+    with pytest.raises(LinkError, match=NOT_OPEN):
         link.flush()
 
 
@@ -327,7 +328,7 @@ def test_a_frame_must_go_with_the_header(link: FrameSender, handler: Handler, ch
 
     with pytest.raises(FrameError, match="frame"):
         send_wrong()
-    with pytest.raises(LinkError, match="no stream is open"):
+    with pytest.raises(LinkError, match=NOT_OPEN):
         link.write(message(HEADER, 5))
     assert handler.aborted.wait(timeout=30) and handler.frames == []
 
@@ -381,7 +382,7 @@ def test_disconnect_breaks_the_stream_off(link: FrameSender, handler: Handler) -
         lambda: link.write(message(HEADER, 6)),
         lambda: link.exchange(message(HEADER, 6)),
     ):
-        with pytest.raises(LinkError, match="no stream is open"):
+        with pytest.raises(LinkError, match=NOT_OPEN):
             call()
     send(link, HEADER)
     assert handler.finished.wait(timeout=30)
@@ -390,7 +391,7 @@ def test_disconnect_breaks_the_stream_off(link: FrameSender, handler: Handler) -
 
 def test_one_stream_at_a_time(link: FrameSender) -> None:
     link.open(HEADER)
-    with pytest.raises(LinkError, match="a stream is open already"):
+    with pytest.raises(LinkError, match=r"^(link|link to .*|broker .*): a stream is open already"):
         link.open(HEADER)
 
 

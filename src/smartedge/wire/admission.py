@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from smartedge.errors import FleetError, LinkError
+from smartedge.errors import FleetError, LinkError, SmartEdgeError
 from smartedge.logs import plain
 from smartedge.types import EDGE_NAME
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, Guard, bearer
@@ -80,7 +80,7 @@ class Access:
             LinkError: whether it may send cannot be told at the moment.
         """
         shown = str(metadata.get(TOKEN_HEADER, ""))
-        if self._expected is not None and not hmac.compare_digest(shown.encode("utf-8", "replace"), self._expected):
+        if self._expected is not None and not hmac.compare_digest(shown.encode(), self._expected):
             raise FleetError("the token is missing or wrong; set link.token_file to the same secret on both sides")
         peer = Peer(UNNAMED_EDGE, None)
         if self._certified:
@@ -100,7 +100,7 @@ class Access:
 
     def _certificate_of(self, auth: Mapping[str, Any]) -> Peer:
         names, certificates = list(auth.get("x509_common_name", ())), list(auth.get("x509_pem_cert", ()))
-        edge = names[0].decode("utf-8", "replace") if len(names) == 1 else ""
+        edge = names[0].decode(errors="replace") if len(names) == 1 else ""
         if not re.fullmatch(EDGE_NAME, edge):  # without a guard, too: else all such senders would share one log
             raise FleetError(
                 "the certificate's common name is no name of an edge (1 to 63 of a-z 0-9 _ -, beginning with a letter "
@@ -147,7 +147,7 @@ class RefusalLog:
         if seen is not None and seen.refusals > _AT_ONCE:
             seen.next_at = time.monotonic() + _DELAY_S  # streams that waited beside it come one by one
 
-    async def refuse(self, host: str, who: str, error: Exception, *, edge: str | None = None) -> None:
+    async def refuse(self, host: str, who: str, error: SmartEdgeError, *, edge: str | None = None) -> None:
         """Log a refusal. Returns when the sender may hear of it.
 
         Args:
@@ -163,12 +163,7 @@ class RefusalLog:
         seen = self._seen(host, edge, now)
         if seen.said < _LINES_OF_A_SENDER:
             seen.said += 1
-            self._say(
-                "stream from %s: [%s] %s",
-                _short(who),
-                getattr(error, "code", "SE"),
-                _short(str(error)),
-            )
+            self._say("stream from %s: [%s] %s", _short(who), error.code, _short(str(error)))
         else:
             seen.unsaid += 1
         late = 0.0

@@ -196,7 +196,7 @@ class Connections:
         Of the connections of an edge, the newest ones are closed.
         """
         now = time.monotonic()
-        by_age = sorted(((i, c) for i, c in self._known.items() if c), key=lambda each: each[1].since)
+        by_age = [(inode, known) for inode, known in self._known.items() if known]  # the oldest were met first
         total = len(by_age)
         unproven = Counter(known.peer[0] for _, known in by_age if known.edge is None)
         of_edge: Counter[str] = Counter()

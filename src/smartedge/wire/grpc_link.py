@@ -232,7 +232,7 @@ class GrpcLink:
         return LinkError(f"{reason}; tried for {self._connect_timeout_s:g} s") if self._patient else reason
 
     def _asked(self, question: bytes, timeout_s: float = SILENCE_S) -> bytes:
-        call = self._connected().unary_unary(COLLECT, request_serializer=None, response_deserializer=None)
+        call = self._connected().unary_unary(COLLECT)
         answer: bytes = call(question, metadata=self._metadata, timeout=timeout_s)
         return answer
 
@@ -249,7 +249,7 @@ class GrpcLink:
         return self._channel
 
     def _open(self, header: StreamHeader) -> int:
-        call = self._connected().stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+        call = self._connected().stream_stream(METHOD)
         stream = self._stream = Stream(header, call, self._metadata)
         try:
             while not stream.heard.wait(_LOOK_S):

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -124,6 +124,7 @@ class GrpcReceiver:
         self._proxied = guard is not None and credentials.certificate is None
         self._refusals, self._ahead = RefusalLog(), Ahead()
         self._endings: set[asyncio.Task[None]] = set()
+        self._watching: Future[None] | None = None
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
         self._loop = asyncio.new_event_loop()
         self._slots = Slots(self._loop)
@@ -367,7 +368,7 @@ class GrpcReceiver:
                 place.end(FleetError(refusal))
 
     async def _close(self) -> None:
-        if hasattr(self, "_watching"):
+        if self._watching is not None:
             self._watching.cancel()
         for place in self._places:
             place.end(Busy("the receiver was closed; it may come back"))
@@ -385,7 +386,7 @@ class GrpcReceiver:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        self._pool.shutdown(wait=False)
+        self._pool.shutdown()
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types

@@ -99,7 +99,7 @@ class Joiner:
     def __init__(self, header: StreamHeader) -> None:
         self._most_head = max_head_bytes(header)
         self._most_payload = max_payload_bytes(header)
-        self._head = b""
+        self._head: bytes  # of the frame whose payload has begun
         self._payloads: list[Bytes] = []
         self._bytes = 0
 
@@ -123,7 +123,7 @@ class Joiner:
             )
         if not more:
             whole = b"".join((*self._payloads, payload)) if self._payloads else payload
-            self._head, self._payloads, self._bytes = b"", [], 0
+            self._payloads, self._bytes = [], 0
             return Message(head, whole)
         if len(payload) < MIN_PART_BYTES:
             raise FrameError(f"frame: a part of {len(payload)} bytes is continued; such parts have {MIN_PART_BYTES}")

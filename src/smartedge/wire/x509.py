@@ -13,7 +13,7 @@ def serial_of(certificate: bytes) -> int:
     A certificate is a sequence, and its first element is a sequence of an optional version (tag 0xA0) and the serial
     number (RFC 5280, section 4.1). The certificate was checked before, by TLS.
     """
-    data = ssl.PEM_cert_to_DER_cert(certificate.decode("ascii"))
+    data = ssl.PEM_cert_to_DER_cert(certificate.decode())
     body, _ = _element(data, 0)
     body, _ = _element(data, body)
     start, end = _element(data, body)

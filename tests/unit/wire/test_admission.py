@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smartedge.errors import FleetError, FrameError, LinkError
+from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError
 from smartedge.wire.admission import _LONGEST_DELAY_S, Access, Peer, RefusalLog
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_receiver import Limits
@@ -21,23 +21,27 @@ class Fleet:
     def __init__(self, tokens: dict[str, str], revoked: set[str] | None = None) -> None:
         self.tokens, self.revoked = tokens, revoked or set()
         self.asked: list[tuple[str, int | None]] = []
+        self.shown: list[str] = []
 
     def refusal(self, edge: str, serial: int | None = None) -> str | None:
         self.asked.append((edge, serial))
         return f"edge {edge} was revoked" if edge in self.revoked else None
 
     def edge_of(self, token: str) -> str | None:
+        self.shown.append(token)
         return self.tokens.get(token)
 
 
 def test_a_token_names_the_edge() -> None:
-    access = Access(Credentials(), Fleet({"one": "camera-1", "two": "camera-2"}))
+    fleet = Fleet({"one": "camera-1", "two": "camera-2"})
+    access = Access(Credentials(), fleet)
     assert access.proves
     assert access.admit({"authorization": "Bearer one"}, {}) == Peer("camera-1", None)
     assert access.admit({"authorization": "Bearer two"}, {}) == Peer("camera-2", None)
     for shown in ({}, {"authorization": "Bearer three"}, {"authorization": b"Bearer one"}):
         with pytest.raises(FleetError, match="token is missing, wrong, expired or revoked"):
             access.admit(shown, {})  # type: ignore[arg-type]
+    assert fleet.shown == ["one", "two", "", "three", "b'Bearer one'"]
 
 
 def test_a_secret_that_all_share_names_nobody() -> None:
@@ -68,11 +72,15 @@ def test_a_certificate_names_the_edge(certificates: Path) -> None:
     with pytest.raises(FleetError, match="camera-1 was revoked"):
         access.admit({}, auth)
     assert access.refusal(Peer("camera-1", 7)) == "edge camera-1 was revoked" and fleet.asked[-1] == ("camera-1", 7)
-    assert Access(Credentials(ca=b"ca"), None).admit({}, {**auth, "x509_pem_cert": []}) == Peer("camera-1", None)
+    for known in ({**auth, "x509_pem_cert": []}, {"x509_common_name": [b"camera-1"]}):
+        assert Access(Credentials(ca=b"ca"), None).admit({}, known) == Peer("camera-1", None)
+    with pytest.raises(FleetError, match="no name of an edge"):
+        access.admit({}, {"x509_pem_cert": [pem]})
 
 
 @pytest.mark.parametrize(
-    "names", [[], [b""], [b"../x"], [b"a/b"], [b".hidden"], ["é".encode()], [b"x" * 65], [b"a\n"], [b"a", b"b"]]
+    "names",
+    [[], [b""], [b"../x"], [b"a/b"], [b".hidden"], ["é".encode()], [b"x" * 65], [b"a\n"], [b"\xff"], [b"a", b"b"]],
 )
 def test_a_name_must_be_fit_for_a_folder(certificates: Path, names: list[bytes]) -> None:
     auth = {"x509_common_name": names, "x509_pem_cert": [(certificates / "cert.pem").read_bytes()]}
@@ -164,7 +172,7 @@ def test_the_next_stream_of_an_edge_waits_also_where_it_hung_up(monkeypatch: pyt
     monkeypatch.setattr(time, "monotonic", lambda: now)
     log = RefusalLog()
 
-    def refused(error: Exception, edge: str = "broken") -> None:
+    def refused(error: SmartEdgeError, edge: str = "broken") -> None:
         monkeypatch.setattr("smartedge.wire.admission.asyncio.sleep", hung_up)
         asyncio.run(log.refuse("10.0.0.1", "ipv4:10.0.0.1:1", error, edge=edge))
 

@@ -257,11 +257,14 @@ def test_a_process_that_has_no_descriptor_to_spare_looks_at_its_connections_agai
     client, _ = server.connect()
     with monkeypatch.context() as full:
         full.setattr("smartedge.wire.connections.descriptors", none_to_spare)
-        connections.look()
-        connections.look()
-    assert is_open(client) and caplog.text.count("cannot look at its connections") == 1
+        for _ in range(2):
+            connections.look()
+            assert is_open(client) and caplog.text.count("cannot look at its connections") == 1
     connections.look()
     assert not is_open(client)
+    monkeypatch.setattr("smartedge.wire.connections.descriptors", none_to_spare)
+    connections.look()
+    assert caplog.text.count("cannot look at its connections") == 2, "it is another time"
 
 
 def test_a_connection_that_its_owner_closes_is_closed(server: Server) -> None:
@@ -290,8 +293,9 @@ def test_sockets_of_others_are_left_alone(server: Server) -> None:
 
 def test_as_many_connections_as_there_are_descriptors_for(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = [1024, 4096]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, given: limits.__setitem__(slice(None), list(given)))
+    files = {resource.RLIMIT_NOFILE: limits}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: tuple(files[which]))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, given: files[which].__setitem__(slice(None), given))
     assert room_for(100) == 100 and limits == [1024, 4096]
     assert room_for(200) == 200 and limits == [1256, 4096]  # five for each, and 256
     assert room_for(1024) == 768 and limits == [4096, 4096]

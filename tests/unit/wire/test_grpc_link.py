@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc._cython import cygrpc
-from link_ends import HEADER, Handler, Links, frame, receiving_process, send
+from link_ends import HEADER, Handler, Links, frame, receiving_process, send, ups
 from ports import held_port
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
@@ -420,18 +420,37 @@ def test_bytes_are_counted_at_the_socket(receiver: GrpcReceiver, connect: Connec
     assert link.counters().up >= sent.up
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux tells the bytes of a socket, and has 127.0.0.2")
+def test_bytes_are_counted_on_a_connection_to_another_address(handler: Handler, links: Links) -> None:
+    receiver = GrpcReceiver(handler, "127.0.0.2")
+    receiver.start()
+    link = GrpcLink(f"127.0.0.2:{receiver.port}")
+    send(link)
+    assert link.counters().up > 3000
+    link.disconnect()
+    receiver.close()
+
+
 def test_without_the_kernels_counts_those_of_messages_are_given(
     receiver: GrpcReceiver, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     monkeypatch.setattr("smartedge.wire.sockets.sys.platform", "darwin")
     link = connect(receiver)
     assert (link.counters().up, link.counters().down) == (0, 0)
-    link.open(dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape, frames=1))
-    link.exchange(frame(0))
+    answered = dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape, frames=1)
+    link.open(answered)
+    message = frame(0)
+    link.exchange(message)
+    first = sum(map(len, ups(answered, [message])))
+    assert link.counters().up == first and 1000 < link.counters().down < 1500
     link.close()
+    assert link.counters().up == first
+    link.open(answered)
+    assert link.counters().up == first + len(next(ups(answered, [])))
+    link.disconnect()
     send(link)
     counts = link.counters()
-    assert counts.source == "payload" and 4000 < counts.up < 8000 and 1000 < counts.down < 1500
+    assert counts.source == "payload" and 5000 < counts.up < 9000 and 1000 < counts.down < 1500
     link.disconnect()
 
 
@@ -590,13 +609,20 @@ def test_the_limits_of_a_receiver_reach_grpc(handler: Handler, monkeypatch: pyte
     connections = receiver._connections
     assert receiver._pool._max_workers == 100, "a handler that waits for one edge holds no other one up"
     receiver.close()
-    assert used["grpc.server_handshake_timeout_ms"] == 3000
-    assert used["grpc.max_concurrent_streams"] == 9
-    assert used["grpc.max_allowed_incoming_connections"] == 129, "a quarter more, so that ours close the oldest first"
-    assert used["grpc.max_receive_message_length"] == MESSAGE_BYTES
-    assert used["grpc.so_reuseport"] == used["grpc.http2.bdp_probe"] == 0
-    assert used["grpc.compression_enabled_algorithms_bitset"] == 1, "none"
-    assert used["grpc.max_connection_idle_ms"] == 60_000 and used["grpc.http2.lookahead_bytes"] == 2**20
+    assert used == {
+        "grpc.server_handshake_timeout_ms": 3000,
+        "grpc.max_concurrent_streams": 9,
+        "grpc.max_allowed_incoming_connections": 129,  # a quarter more, so that ours close the oldest first
+        "grpc.max_receive_message_length": MESSAGE_BYTES,
+        "grpc.max_metadata_size": 8192,
+        "grpc.absolute_max_metadata_size": 16384,
+        "grpc.so_reuseport": 0,
+        "grpc.http2.bdp_probe": 0,
+        "grpc.http2.lookahead_bytes": 2**20,
+        "grpc.compression_enabled_algorithms_bitset": 1,  # none
+        "grpc.max_connection_idle_ms": 60_000,
+        "grpc.tsi.max_frame_size": 4096,
+    }
     assert (connections._most_per_edge, connections._unproven_s) == (14, 8.0)
     known = Path(cygrpc.__file__).read_bytes()
     assert all(name.encode() + b"\0" in known for name in used), "gRPC passes over options that it does not know"

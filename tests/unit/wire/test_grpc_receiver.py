@@ -466,6 +466,80 @@ def test_a_stream_that_takes_long_to_end_keeps_no_other_revoked_edge(
     assert [place.peer.edge for place in receiver._places] == ["door"]
 
 
+class Unsure(Fleet):
+    """A register that cannot be read from some moment on."""
+
+    unreadable = False
+
+    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+        if self.unreadable:
+            raise LinkError(f"whether {edge} may send cannot be told")
+        return super().refusal(edge, serial)
+
+
+def test_a_register_that_cannot_be_read_refuses_for_now(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open streams end, each of them, and a new one is refused. Both senders may try again."""
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "_WATCH_S", 0.0)
+    register = Unsure()
+    receiver = listen(guard=register)
+    opened = {name: links(receiver, credentials=Credentials(token=name)) for name in ("door", "gate")}
+    for link in opened.values():
+        link.open(HEADER)
+    register.unreadable = True
+    for name, link in opened.items():
+        assert handler.aborted.acquire(timeout=30)
+        with pytest.raises(LinkError, match=f"whether {name} may send cannot be told"):
+            link.close()
+    client = Raw(receiver, "hall")
+    with pytest.raises(grpc.RpcError, match="whether hall may send cannot be told") as caught:
+        client.call(GOOD)
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert dict(caught.value.trailing_metadata())["smartedge-code"] == "SE-LINK"
+    client.close()
+
+
+def test_the_last_frame_is_made_durable_at_once_and_the_others_together(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smartedge.wire.grpc_receiver, "_SYNC_S", 1000.0)
+    link = links(listen())
+    link.open(HEADER)
+    for seq in range(3):
+        link.write(frame(seq))
+        assert handler.came.acquire(timeout=30)
+    link.flush()
+    assert handler.synced.acquire(blocking=False) and not handler.synced.acquire(blocking=False)
+    link.close()
+    answered = dataclasses.replace(HEADER, answer_shape=HEADER.feature_shape)
+    link.open(answered)
+    for seq in range(3):
+        link.exchange(frame(seq))
+    link.close()
+    assert not handler.synced.acquire(blocking=False), "its end makes it durable, which comes next"
+
+
+def test_a_stream_that_goes_away_while_the_handler_accepts_it_is_broken_off(
+    listen: Callable[..., GrpcReceiver], handler: Handler, links: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepting, accept, accepted = threading.Event(), threading.Event(), handler.accept
+
+    def slow(edge: str, header: StreamHeader) -> int:
+        accepting.set()
+        accept.wait(timeout=60)
+        return accepted(edge, header)
+
+    monkeypatch.setattr(handler, "accept", slow)
+    client = Raw(listen())
+    call = client.channel.stream_stream(METHOD)(iter(GOOD[:1]))
+    assert accepting.wait(timeout=30)
+    call.cancel()
+    accept.set()
+    assert handler.aborted.acquire(timeout=30) and handler.finished == 0
+    client.close()
+
+
 def test_a_rate_is_kept(listen: Callable[..., GrpcReceiver], links: Links) -> None:
     receiver = listen(limits=Limits(bytes_per_second=1_000_000))
     link = links(receiver)

@@ -8,17 +8,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
-from link_ends import Fleet, Handler, Links, Raw, send
+from link_ends import HEADER, Fleet, Handler, Links, Raw, send
 from tcp_proxy import TcpProxy
 
+import smartedge.wire.grpc_link
 import smartedge.wire.grpc_receiver
 from smartedge.cloud.ingest.same_run import answer_about_settings
 from smartedge.config import load_config
 from smartedge.errors import FleetError, FrameError, LinkError, RunError
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_link import COLLECT, GrpcLink
-from smartedge.wire.grpc_receiver import GrpcReceiver
+from smartedge.wire.grpc_receiver import GrpcReceiver, Limits
 from smartedge.wire.link_pb2 import Ask, Told
 from smartedge.wire.parts import MESSAGE_BYTES
 
@@ -28,11 +30,13 @@ class Answers:
 
     def __init__(self) -> None:
         self.gate, self.asked = threading.Event(), threading.Semaphore(0)
+        self.went_on = 0
         self.gate.set()
 
     def __call__(self, edge: str, question: bytes) -> bytes:
         self.asked.release()
         self.gate.wait(timeout=60)
+        self.went_on += 1
         Ask.FromString(question)
         if question == GONE:
             raise RunError("nothing is here for you")
@@ -113,8 +117,13 @@ def test_anybody_hears_whether_it_is_let_in(
     with pytest.raises(FleetError, match="edge door was revoked"):
         door.check_admitted("{}")
     in_clear = listen()
-    links(in_clear).check_admitted("{}")
+    asking = links(in_clear)
+    asking.check_admitted("{}")
+    in_clear._connections.look()
     assert in_clear.counters() == {}
+    asking.ask(QUESTION)
+    in_clear._connections.look()
+    assert set(in_clear.counters()) == {"edge"}, "an edge that knows the run"
 
 
 def test_an_edge_hears_before_it_trains_that_the_run_has_other_settings(
@@ -143,6 +152,37 @@ def test_a_receiver_that_is_not_there_or_too_old_to_say_lets_everybody_in(
     link.check_admitted("{}")
     receiver.close()
     link.check_admitted("{}")
+
+
+def test_an_edge_that_only_looks_whether_it_is_let_in_does_not_wait_long(
+    listen: Callable[..., GrpcReceiver], links: Links, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smartedge.wire.grpc_link, "LOOK_S", 0.2)
+    answers.gate.clear()
+    links(listen()).check_admitted("{}")
+    assert answers.asked.acquire(blocking=False) and answers.went_on == 0
+
+
+def test_a_question_that_never_comes_is_not_waited_for(listen: Callable[..., GrpcReceiver]) -> None:
+    raw, ended = Raw(listen(limits=Limits(header_s=0.2))), threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait(timeout=30)
+        yield from ()
+
+    with pytest.raises(grpc.RpcError, match=r"no header came within 0\.2 s"):
+        raw.call(nothing(), method=COLLECT)
+    ended.set()
+    raw.close()
+
+
+def test_a_link_whose_stream_is_open_asks_nothing(listen: Callable[..., GrpcReceiver], links: Links) -> None:
+    receiver = listen()
+    link = links(receiver)
+    link.open(HEADER)
+    for ask in (lambda: link.ask(b""), lambda: link.check_admitted("{}")):
+        with pytest.raises(LinkError, match=f"^link to 127.0.0.1:{receiver.port}: a stream is open already"):
+            ask()
 
 
 def test_a_receiver_without_answers_says_where_they_are(listen: Callable[..., GrpcReceiver], links: Links) -> None:

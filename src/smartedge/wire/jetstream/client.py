@@ -199,7 +199,7 @@ async def connect(
 def _status(headers: bytes | None) -> dict[str, str] | None:
     """Status and description of a message of the broker itself; None: it has neither."""
     line, _, _ = (headers or b"").partition(b"\r\n")
-    version, _, said = line.decode("ascii", "replace").partition(" ")
+    version, _, said = line.decode(errors="replace").partition(" ")
     status, _, description = said.strip().partition(" ")
     return {"Status": status, "Description": description} if version == "NATS/1.0" and status else None
 

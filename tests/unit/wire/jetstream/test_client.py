@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import ssl
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from nats.aio.client import Client
@@ -10,7 +15,7 @@ from nats.aio.msg import Msg
 
 from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.jetstream.client import _status, cancelled, connect
+from smartedge.wire.jetstream.client import Loop, _status, cancelled, connect, from_nats_error
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.pulling import _consumer_is_gone
 
@@ -91,3 +96,141 @@ def test_a_task_that_forgets_a_cancellation_is_cancelled_again() -> None:
         return went if all(task.done() for task in tasks) else []
 
     assert asyncio.run(main()) == ["on", "on"]
+
+
+CALLBACKS = ("error_cb", "disconnected_cb", "closed_cb")
+Meanwhile = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+def connected(
+    monkeypatch: pytest.MonkeyPatch,
+    credentials: Credentials,
+    *,
+    timeout_s: float = 10.0,
+    meanwhile: Meanwhile | None = None,
+    later: Meanwhile | None = None,
+) -> tuple[dict[str, Any], LinkError | None]:
+    """What the library's client is told, and why the connection was lost then."""
+    told: dict[str, Any] = {}
+    signature = inspect.signature(Client.connect)
+
+    async def connecting(*given: object, **options: Any) -> None:
+        told.update(signature.bind(*given, **options).arguments)  # as the library would take it
+        if meanwhile is not None:
+            await meanwhile(told)
+
+    async def main() -> LinkError | None:
+        lost = asyncio.get_running_loop().create_future()
+        address = Address("127.0.0.1", 9, "frames")
+        await connect(address, credentials, name="door", timeout_s=timeout_s, lost=lost)
+        if later is not None:
+            await later(told)
+        return lost.result() if lost.done() else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "connect", connecting)
+        why = asyncio.run(main())
+    del told["self"]
+    return told, why
+
+
+def test_what_the_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, why = connected(monkeypatch, Credentials(token="secret"), timeout_s=2.6)
+    assert {name: value for name, value in told.items() if name not in CALLBACKS} == {
+        "servers": "nats://127.0.0.1:9",
+        "name": "door",
+        "inbox_prefix": "_INBOX_door",
+        "allow_reconnect": False,
+        "connect_timeout": 3,
+        "max_reconnect_attempts": 0,
+        "ping_interval": 10,
+        "token": "secret",
+    }
+    assert why is None and told.keys() >= set(CALLBACKS)
+    assert connected(monkeypatch, Credentials(), timeout_s=0.2)[0]["connect_timeout"] == 1
+
+
+@pytest.mark.parametrize(("server_name", "host"), [(None, "127.0.0.1"), ("broker.example", "broker.example")])
+def test_with_tls_the_handshake_comes_first(
+    server_name: str | None, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, _ = connected(monkeypatch, Credentials(encrypted=True, server_name=server_name))
+    assert isinstance(told["tls"], ssl.SSLContext) and told["tls"].verify_mode == ssl.CERT_REQUIRED
+    assert (told["tls_handshake_first"], told["tls_hostname"]) == (True, host) and "token" not in told
+
+
+def test_an_error_while_connecting_ends_the_attempt_and_closes_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Client] = []
+
+    async def close(client: Client) -> None:
+        closed.append(client)
+
+    async def refused(told: dict[str, Any]) -> None:
+        await told["error_cb"](OSError("no route"))
+
+    monkeypatch.setattr(Client, "close", close)
+    with pytest.raises(LinkError, match=r"^broker 127\.0\.0\.1:9: cannot be used \(no route\)$"):
+        connected(monkeypatch, Credentials(), meanwhile=refused)
+    assert len(closed) == 1
+
+
+def test_a_connection_is_lost_for_the_reason_that_was_given_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def denied(told: dict[str, Any]) -> None:
+        await told["error_cb"](ValueError("Permissions Violation for Publish"))
+        await told["closed_cb"]()
+
+    async def closed(told: dict[str, Any]) -> None:
+        await told["disconnected_cb"]()
+
+    where = "broker 127.0.0.1:9: "
+    assert str(connected(monkeypatch, Credentials(), later=denied)[1]).startswith(f"{where}this side has no permission")
+    assert str(connected(monkeypatch, Credentials(), later=closed)[1]) == f"{where}the connection was lost"
+
+
+class NoStreamResponseError(Exception):
+    """As the library's: its name says it all."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("Permissions Violation for Publish"), "this side has no permission for it"),
+        (ValueError("maximum messages per subject exceeded"), "ingest takes nothing of this edge now"),
+        (ValueError("maximum bytes exceeded"), "the broker's stream is full"),
+        (ValueError("maximum messages exceeded"), "the broker's stream is full"),
+        (ValueError("insufficient storage resources"), "the broker has no room left"),
+        (ValueError("insufficient resources"), "the broker has no room left"),
+        (ValueError("Authorization Violation"), "it does not admit this side"),
+        (ValueError("JetStream not enabled"), "start the broker with JetStream"),
+        (ValueError("code=None err_code=None"), "start the broker with JetStream"),
+        (NoStreamResponseError(), "no stream takes this"),
+        (ValueError("no response from stream"), "no stream takes this"),
+        (TimeoutError(), "the broker did not answer in time"),
+        (asyncio.TimeoutError(), "the broker did not answer in time"),
+        (OSError("refused"), "cannot be used"),
+        (KeyError(), "cannot be used"),
+    ],
+    ids=repr,
+)
+def test_errors_say_what_to_do(error: Exception, said: str) -> None:
+    found = str(from_nats_error(error, "broker x"))
+    assert found.startswith(f"broker x: {said}")
+    if not isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        assert found.endswith(f"({error})" if str(error) else f"({type(error).__name__})")
+
+
+def test_errors_of_tls_say_whose_certificate_it_is() -> None:
+    not_accepted, failed = ssl.SSLCertVerificationError(1, "x"), ssl.SSLError(1, "x")
+    not_accepted.verify_message, failed.reason = "self-signed", "WRONG_VERSION_NUMBER"
+    assert "broker x: its certificate is not accepted (self-signed); " in str(from_nats_error(not_accepted, "broker x"))
+    assert "broker x: TLS fails (WRONG_VERSION_NUMBER); " in str(from_nats_error(failed, "broker x"))
+    ours = LinkError("as it was said")
+    assert from_nats_error(ours, "broker x") is ours
+
+
+def test_the_thread_of_a_loop_keeps_no_process_alive() -> None:
+    loop = Loop("a broker's")
+    (found,) = [thread for thread in threading.enumerate() if thread.name == "a broker's"]
+    assert found.daemon
+    loop.close()
+    assert not found.is_alive()
