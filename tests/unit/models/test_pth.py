@@ -6,12 +6,14 @@ import argparse
 import os
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from smartedge.models.zoo.files import read_weights
 from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
 
 save = torch.save  # noqa: TID251
@@ -140,6 +142,71 @@ def test_lists_that_hold_each_other_end(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("x/data.pkl", program + b".")
     assert isinstance(read_pth(tmp_path / "x.pth"), list)
+
+
+def archive(file: Path, *operations: bytes, memory: bytes = b"") -> Path:
+    """A file of torch.save with this program."""
+    with zipfile.ZipFile(file, "w") as parts:
+        parts.writestr("x/data.pkl", b"\x80\x02" + b"".join(operations) + b".")
+        parts.writestr("x/data/0", memory)
+    return file
+
+
+# A tuple that holds one tuple twice, which holds one twice, and so on: 2^60 parts, if each is counted.
+NESTED = b")" + b"".join(b"2\x86" for _ in range(60))
+
+
+def test_a_key_of_a_dict_that_unfolds_without_end(tmp_path):
+    assert list(read_pth(archive(tmp_path / "x.pth", b"}", NESTED, b"K\x01s"))) == ["an object"]
+    ordered = b"ccollections\nOrderedDict\n", b"](", b"]", b"(", NESTED, b"K\x01e", b"e", b"\x85R"
+    assert list(read_pth(archive(tmp_path / "y.pth", *ordered))) == ["an object"]
+
+
+def test_dicts_that_hold_one_dict_often_are_looked_into_once(tmp_path):
+    level = {"x": torch.ones(1)}
+    for _ in range(3):
+        level = {str(place): level for place in range(2000)}
+    save(level, tmp_path / "x.pth")
+    found, notes = read_weights(tmp_path / "x.pth")
+    assert found["x"].tolist() == [1.0] and notes == ["taken from its '0.0.0'"]
+
+
+def test_a_tensor_that_repeats_its_numbers_beyond_measure_is_refused(tmp_path):
+    save({"w": torch.ones(1).expand(2**20, 2)}, tmp_path / "x.pth")
+    with pytest.raises(UnreadableFile, match="repeats"):
+        read_pth(tmp_path / "x.pth")
+    save({"w": torch.ones(3).expand(1000, 3)}, tmp_path / "y.pth")
+    assert read_pth(tmp_path / "y.pth")["w"].shape == (1000, 3)
+
+
+def test_parts_of_an_archive_that_lie_within_each_other_are_refused(tmp_path):
+    """Each part holds all later ones, so few bytes are many: nothing need be compressed for that."""
+    content, listed = bytes(1000), []
+    for name in (b"x/data/1", b"x/data/0", b"x/data.pkl"):
+        facts = zlib.crc32(content), len(content), len(content), len(name), 0
+        listed.append((name, facts, len(content)))
+        content = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 0, 0, 0, 0, *facts) + name + content
+    places = [len(content) - size - len(name) - 30 for name, _, size in listed]
+    ends = b"".join(
+        struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, *facts, 0, 0, 0, 0, place) + name
+        for (name, facts, _), place in zip(listed, places, strict=True)
+    )
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 3, 3, len(ends), len(content), 0)
+    (tmp_path / "x.pth").write_bytes(content + ends + end)
+    with zipfile.ZipFile(tmp_path / "x.pth") as parts:
+        assert sum(map(len, map(parts.read, parts.namelist()))) > 3000
+    with pytest.raises(UnreadableFile, match="lie within each other"):
+        read_pth(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("length", [2**36, 2**62])
+def test_a_text_that_is_said_to_be_longer_than_the_memory(tmp_path, length):
+    text = b"\x8d" + struct.pack("<Q", length)
+    for file in (archive(tmp_path / "x.pth", text), tmp_path / "y.pth"):
+        if not file.exists():
+            file.write_bytes(b"\x80\x02" + text + b"x.")
+        with pytest.raises(UnreadableFile, match="damaged"):
+            read_pth(file)
 
 
 def test_published_weights_are_those_that_torch_reads():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from smartedge.artifacts.attacks import AttributeBlock
+from smartedge.artifacts.attacks import AttributeBlock, NamedFigures
 from smartedge.artifacts.audit import Audit
 
 __all__ = ["verdict"]
@@ -19,10 +19,14 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
         return "No attack on an attribute was made, so it is not known what the features reveal."
     names = [name for name in found if name in sensitive] or list(found)
     strongest = {name: _strongest(found[name]) for name in names}
-    worst = max(names, key=lambda name: strongest[name][1] - found[name].floor.balanced_accuracy)
+    worst = max(names, key=lambda name: strongest[name][1].balanced_accuracy - found[name].floor.balanced_accuracy)
     block = found[worst]
-    (attack, best), floor = strongest[worst], block.floor.balanced_accuracy
-    above = f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy"
+    (attack, figures), floor = strongest[worst], block.floor.balanced_accuracy
+    best, (low, high) = figures.balanced_accuracy, figures.ci95
+    above = (
+        f"{worst}: the best attacker ({attack}) reads it at {_points(best)} balanced accuracy (95 % interval "
+        f"{100 * low:.1f} to {_points(high)})"
+    )
     plain = f", {_points(block.undefended.balanced_accuracy)} from the undefended front" if block.undefended else ""
     if best <= floor + _CLOSE:
         judgement = (
@@ -30,6 +34,7 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
         )
     else:
         judgement = f"{100 * (best - floor):.1f} points above what the desired label alone tells ({_points(floor)})"
+        judgement += ", which so few test images do not show" if low <= floor else ""
     broken = (
         "" if result.dp.holds in (True, None) else " The claimed epsilon is REFUTED by the mechanism's own releases."
     )
@@ -55,13 +60,13 @@ def verdict(result: Audit, sensitive: Sequence[str]) -> str:
     return f"{above}{plain}: {judgement}.{broken}{seen}{other}{copies}{short}"
 
 
-def _strongest(block: AttributeBlock) -> tuple[str, float]:
-    """Name and balanced accuracy of the best attacker: of one release, or of everything sent about an image."""
+def _strongest(block: AttributeBlock) -> tuple[str, NamedFigures]:
+    """Name and figures of the best attacker: of one release, or of everything sent about an image."""
     best, more = block.best, block.training_image
     assert best is not None
     if more and more.balanced_accuracy > best.balanced_accuracy:
-        return f"{more.attack}, with everything sent about a training image", more.balanced_accuracy
-    return best.attack, best.balanced_accuracy
+        return f"{more.attack}, with everything sent about a training image", more
+    return best.attack, best
 
 
 def _points(share: float) -> str:

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.artifacts.results import MachineFacts, Results
+from smartedge.artifacts.results import Figures, MachineFacts, Results
 from smartedge.lab.report import plots
 from smartedge.lab.report.guarantee import guarantee
 from smartedge.lab.report.page import data_uri, write_page
 from smartedge.lab.report.privacy import privacy_page, privacy_verdict
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import size
-from smartedge.lab.report.verdict import heads, verdict
+from smartedge.lab.report.verdict import heads, margin, verdict
 from smartedge.metrics import OffloadingCurve, answers, confidence, evaluate, gain_interval, offloading_curve
 
 __all__ = ["write_report"]
@@ -85,7 +85,7 @@ def _run_page(run: Run) -> dict[str, object]:
         ],
         "heads_figure": plots.heads(drawn_heads, gain, intervals) if gain and len(drawn_heads) == 2 else None,
         "offloading_figure": plots.offloading(curve) if curve else None,
-        "offloading_rows": _offloading_rows(curve, results.bytes_per_image.up) if curve else [],
+        "offloading_rows": _offloading_rows(curve, results, test[run.final]) if curve else [],
         "bytes_figure": _bytes_figure(results),
         "stage_seconds": busy,
         "stages_figure": plots.stages(busy, wall),
@@ -124,7 +124,7 @@ def _both_answers(run: Run) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]] |
     return stored["labels"], stored["exit"], stored["back"]
 
 
-def _offloading_rows(curve: OffloadingCurve, bytes_up: float) -> list[dict[str, float | bool]]:
+def _offloading_rows(curve: OffloadingCurve, results: Results, final: Figures) -> list[dict[str, float | bool]]:
     """Rows of a table: the curve at round shares and at its best point."""
     shares = curve.offloaded_share
     best = int(curve.balanced_accuracy.argmax())
@@ -134,8 +134,9 @@ def _offloading_rows(curve: OffloadingCurve, bytes_up: float) -> list[dict[str, 
             "share": shares[i],
             "threshold": curve.threshold[i],
             "balanced_accuracy": curve.balanced_accuracy[i],
+            "margin": margin(results, final.model_copy(update={"balanced_accuracy": curve.balanced_accuracy[i]})),
             "accuracy": curve.accuracy[i],
-            "bytes": shares[i] * bytes_up,
+            "bytes": shares[i] * results.bytes_per_image.up,
             "best": i == best,
         }
         for i in sorted({*nearest, best})

@@ -61,10 +61,11 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
         alone = max(balanced[0], balanced[-1])
         # the best of many thresholds is partly high by chance: it counts only beyond three standard errors
         if balanced[best] > alone + 3 * math.sqrt(alone * (1 - alone) / results.data.test):
+            width = margin(results, last.model_copy(update={"balanced_accuracy": balanced[best]}))
             sentences.append(
                 f"Exit and back together do better than either. The cloud is asked only about the "
                 f"{percent(curve.offloaded_share[best], 0)} of the images that the exit is least sure of; this gives "
-                f"{percent(balanced[best])} (threshold chosen on the test images)."
+                f"{percent(balanced[best])} (± {100 * width:.1f}; threshold chosen on the test images)."
             )
     sent = results.bytes_per_image
     if sent.up > 0:

@@ -68,7 +68,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise CutError(f"model.weights: {path} cannot be read ({error.strerror or error})") from error
     except (SafetensorError, UnreadableFile) as error:
         raise CutError(f"model.weights: {path} cannot be read: {_what(path, first) or error}") from error
-    places = {place: tensors for place, tensors in _places(saved, "", 0) if tensors}
+    places = {place: tensors for place, tensors in _places(saved, "", 0, set()) if tensors}
     if not places:
         raise CutError(f"model.weights: {path} {_what_else(saved)}")
     most = max(map(len, places.values()))
@@ -106,15 +106,16 @@ def _within(folder: Path) -> str:
     return f", such as {found[0]}" if found else ", a .safetensors or .pth file"
 
 
-def _places(saved: Any, place: str, depth: int) -> Iterator[tuple[str, dict[str, Tensor]]]:
+def _places(saved: Any, place: str, depth: int, seen: set[int]) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Each dict in what was saved, by its place such as ``ema.state_dict``, with the tensors that it names."""
-    if not isinstance(saved, Mapping):
+    if not isinstance(saved, Mapping) or id(saved) in seen:
         return
+    seen.add(id(saved))
     yield place, {str(name): value for name, value in saved.items() if isinstance(value, Tensor)}
     if depth < _DEPTH:
         for name, value in saved.items():
             if isinstance(name, str):  # the state of an optimizer has numbers
-                yield from _places(value, f"{place}.{name}".lstrip("."), depth + 1)
+                yield from _places(value, f"{place}.{name}".lstrip("."), depth + 1, seen)
 
 
 def _rank(place: str) -> int:

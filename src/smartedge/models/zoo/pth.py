@@ -10,10 +10,11 @@ Both forms of the file are read: the zip archive of torch 1.6 and later, and the
 
 from __future__ import annotations
 
+import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -36,7 +37,11 @@ _DTYPES = {
     "Bool": torch.bool,
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_DAMAGE = (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, struct.error, zipfile.BadZipFile)
+_REPEATED = 2**20  # numbers of a tensor that repeats those of its stretch
+_DAMAGE = (
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, MemoryError),
+    *(struct.error, zipfile.BadZipFile),
+)
 
 
 class UnreadableFile(Exception):
@@ -95,6 +100,8 @@ def _read_zip(path: Path) -> Any:
             raise UnreadableFile("it is TorchScript, a program; load it in torch and save its state_dict()")
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
             raise UnreadableFile("it is compressed, which torch never does")
+        if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            raise UnreadableFile("its parts lie within each other, which torch never does")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise UnreadableFile("it was written on a big-endian machine")
         with archive.open(names[0]) as program:
@@ -163,6 +170,8 @@ def _with_tensors(saved: Any, bytes_of: Callable[[_Storage], bytes]) -> Any:
         last = view.offset + sum((n - 1) * step for n, step in zip(view.size, view.stride, strict=True))
         if min((0, view.offset, *view.size, *view.stride)) < 0 or (0 not in view.size and last >= storage.count):
             raise UnreadableFile(f"a tensor reaches beyond its stretch {storage.key}")
+        if math.prod(view.size) > max(storage.count, _REPEATED):
+            raise UnreadableFile(f"a tensor of shape {view.size} repeats the {storage.count} numbers that it has")
         if storage.key not in memory:
             data = bytearray(bytes_of(storage))
             if len(data) < storage.count * storage.dtype.itemsize:
@@ -257,8 +266,7 @@ class _Machine:
 
     def set_items(self, values: list[Any]) -> None:
         if isinstance(self.stack[-1], dict):
-            for key, value in zip(values[::2], values[1::2], strict=True):
-                self.stack[-1][key if isinstance(key, (str, int, float, bool)) else repr(key)] = value
+            self.stack[-1] |= _dict(zip(values[::2], values[1::2], strict=True))
 
     def name(self, text: str) -> None:
         self.stack.append(Unknown(text))
@@ -279,6 +287,11 @@ class _Machine:
         self.stack.append(_Storage(str(reference[2]), _DTYPES[kind], int(reference[4])))
 
 
+def _dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dict with plain keys. Of others not even the hash is asked for: a tuple may unfold to any size."""
+    return {key if isinstance(key, (str, int, float, bool)) else "an object": value for key, value in pairs}
+
+
 def _result(function: Any, arguments: Any) -> Any:
     """What torch's own functions for tensors would return, as plain data; an :class:`Unknown` for all others."""
     name = function.name if isinstance(function, Unknown) else "an object"
@@ -291,7 +304,7 @@ def _result(function: Any, arguments: Any) -> Any:
     if name == "torch._tensor._rebuild_from_type_v2":  # a tensor with attributes
         return _result(arguments[0], arguments[2])
     if name == "collections.OrderedDict":
-        return dict(arguments[0]) if arguments else {}
+        return _dict(arguments[0]) if arguments else {}
     if name == "torch.Size":
         return tuple(arguments[0])
     return Unknown(name)

@@ -89,9 +89,10 @@ def test_the_verdict_is_about_the_sensitive_attribute_that_fares_worst():
     }
     said = verdict(example_audit(attributes=blocks), ("masculine", "young"))
     assert said.startswith(
-        "young: the best attacker (mlp, with everything sent about a training image) reads it at 85.0 %"
+        "young: the best attacker (mlp, with everything sent about a training image) reads it at 85.0 % balanced "
+        "accuracy (95 % interval 60.0 to 70.0 %), 93.0 % from the undefended front"
     )
-    assert "93.0 % from the undefended front: 20.5 points above what the desired label alone tells (64.5 %)." in said
+    assert "93.0 % from the undefended front: 20.5 points above what the desired label alone tells (64.5 %)" in said
     close = verdict(
         example_audit(dp=noise_test(holds=False), skipped=(Skipped(attack="mlp", reason=""),)), ("masculine",)
     )
@@ -100,6 +101,10 @@ def test_the_verdict_is_about_the_sensitive_attribute_that_fares_worst():
         in close
     )
     assert close.endswith("see 'skipped'.")
+    few = attribute_block(0.7)
+    unsure = few.model_copy(update={"best": few.best.model_copy(update={"ci95": (0.645, 0.8)})})
+    said = verdict(example_audit(attributes={"masculine": unsure}), ("masculine",))
+    assert "5.5 points above what the desired label alone tells (64.5 %), which so few test images do not show." in said
     assert verdict(now(()), ("masculine",)).startswith("No attack on an attribute was made")
 
 

@@ -150,6 +150,11 @@ def test_with_noise_the_heads_are_said_to_read_different_features(mechanism, wri
 def test_a_better_threshold_is_claimed_only_beyond_chance(images, claimed, write_run):
     page = page_of(write_run(skills=(3.0, 3.0), names=CIFAR, images=images))
     assert ("Exit and back together do better than either" in page.text) == claimed
+    best = re.search(r'best</small></th><td>.*?<td class="own">([\d.]+).*?<small>± ([\d.]+)</small>', page.source)
+    right = float(best[1]) / 100
+    expected = 196 * (right * (1 - right) / images) ** 0.5
+    assert float(best[2]) == pytest.approx(expected, abs=0.3)
+    assert not claimed or f"% (± {best[2]}; threshold chosen on the test images)" in page.text
 
 
 @pytest.mark.parametrize(("lost", "said"), [(0.15, True), (0.01, False)])

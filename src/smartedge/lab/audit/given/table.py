@@ -23,6 +23,7 @@ _FEWEST_IMAGES = 60  # over all splits
 _BOOLEAN = ("no", "yes")
 _SHARES = {"train": 0.5, "val": 0.2, "test": 0.3}
 _LACKING = ("", *LACKING, "None", "<NA>", "NaT")  # texts that libraries write for a value that is not there
+_LONGEST = 1000  # characters of a label or name
 _LARGEST = 2.0**53  # float64 has every whole number up to this one
 
 Ints = NDArray[np.int64]
@@ -201,6 +202,8 @@ def _one_for_each(name: str, values: ArrayLike, count: int) -> tuple[NDArray[Any
         kinds = {type(value) for value in given}
         if len(kinds) > 1 or not kinds <= {str, bool, int, float}:
             raise DataError(f"{name}: holds Python objects; use booleans, whole numbers or texts")
+        if str in kinds and (longest := max(map(len, given))) > _LONGEST:  # an array gives each text as much room
+            raise DataError(f"{name}: holds a text of {longest} characters; a label or name has {_LONGEST} at most")
         blank = kinds.pop()() if kinds else ""
         array = np.array([value if there else blank for value, there in zip(listed, known, strict=True)])
     if array.dtype.kind == "S":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -87,6 +90,56 @@ def test_half_precision_and_a_choice_of_columns(tmp_path: Path) -> None:
     assert np.array_equal(table.features_NF, halved.float().numpy())
     with pytest.raises(ConfigError, match=r"no column 'moustache'. Its columns are: hat, path"):
         read_table(file, attributes=("moustache",))
+
+
+@pytest.mark.parametrize("write", [npz, tensors, parquet])
+def test_what_would_not_fit_is_refused_before_it_is_read(
+    write: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=4 * FEATURES.nbytes))
+    with pytest.raises(DataError, match=f"{file.name}: its arrays take .* of memory.*--attributes"):
+        read_table(file)
+
+
+def zeros(file: Path, name: str, numbers: int) -> None:
+    """An array of zeros, which takes hardly any room in the file."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (numbers,)})
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive, archive.open(f"{name}.npy", "w") as array:
+        array.write(header.getvalue())
+        for _ in range(numbers // 2**20):
+            array.write(bytes(2**20))
+
+
+def test_a_bomb_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = npz(tmp_path)
+    zeros(file, "bomb", 2**26)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**26))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"take 0\.1 GB of memory"):
+            read_table(file)
+        assert read_table(file, attributes=("glasses",)).sensitive[0].name == "glasses"  # the bomb is not read
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_parquet_file_of_few_bytes_for_each_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    equal = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(COUNT * 100_000, dtype=np.float32)), 100_000)
+    pq.write_table(pa.table({"features": equal, "hat": LABELS}), tmp_path / "bomb.parquet")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 10_000
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**26))
+    with pytest.raises(DataError, match=r"take 0\.0 GB of memory"):
+        read_table(tmp_path / "bomb.parquet")
+
+
+def test_a_long_text_as_a_label(tmp_path: Path) -> None:
+    rows = FEATURES.reshape(COUNT, -1).tolist()
+    pq.write_table(pa.table({"features": rows, "hat": ["no", "y" * 10_000] * (COUNT // 2)}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="hat: holds a text of 10000 characters"):
+        read_table(tmp_path / "a.parquet")
 
 
 def pickled(file: Path) -> None:
