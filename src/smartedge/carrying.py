@@ -5,6 +5,7 @@ It comes from a folder, over ssh, or over the link from ``smartedge serve``.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -21,7 +22,7 @@ from smartedge.cloud.given import place_of
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import load_run_config
 from smartedge.errors import LogError, RunError
-from smartedge.files import disk_error, private_folder
+from smartedge.files import PRIVATE, disk_error, private_folder
 from smartedge.locks import holding
 from smartedge.logs import plain
 from smartedge.types import EDGE_NAME
@@ -98,9 +99,27 @@ def _copy(source: str, staged: Path) -> None:
     if on_host is not None:
         _read_over_ssh(on_host[1], on_host[2], staged)
     elif (Path(source) / _PART).is_dir():
-        shutil.copytree(Path(source) / _PART, staged / _PART, symlinks=True)
+        _copy_files(Path(source) / _PART, staged / _PART)
     else:
         raise RunError(f"{Path(source) / _PART}: there is no such folder; give the cloud's run directory")
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copy a folder of plain files and folders, as files that only their owner can read.
+
+    Raises:
+        RunError: it holds something else: a link, a pipe, a device.
+    """
+    target.mkdir(mode=0o700)
+    for entry in source.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            _copy_files(entry, target / entry.name)
+            continue
+        if entry.is_symlink() or not entry.is_file():
+            raise RunError(f"{entry}: is neither a file nor a folder, so it is nothing that a cloud wrote")
+        descriptor = os.open(target / entry.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
+        with entry.open("rb") as content, open(descriptor, "wb") as file:
+            shutil.copyfileobj(content, file)
 
 
 def _read_over_link(ask: Ask, run: str, staged: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import stat
 import tarfile
 from pathlib import Path
 
@@ -86,6 +88,27 @@ def test_what_cannot_be_carried_is_said(machines, here, source, why, tmp_path, m
     assert main(["collect", str(places[here]), source]) == RunError.exit_code
     assert why in capsys.readouterr().err
     assert not (door / "cloud").exists() and not (tmp_path / "x").exists()
+
+
+def test_from_a_folder_too_come_plain_files_alone_and_others_cannot_read_them(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    (source / "store").mkdir(mode=0o755, parents=True)
+    (source / "store" / "log").write_bytes(b"x" * 100)
+    (source / "store" / "log").chmod(0o644)
+    before = os.umask(0)
+    try:
+        carrying._copy_files(source, target)
+    finally:
+        os.umask(before)
+    assert files(target) == {"store/log": b"x" * 100}
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (target, target / "store", target / "store" / "log")] == [
+        *(0o700, 0o700, 0o600)
+    ]
+    for number, make in enumerate([lambda path: path.symlink_to("/dev/zero"), os.mkfifo]):
+        make(source / "odd")
+        with pytest.raises(RunError, match="odd: is neither a file nor a folder"):
+            carrying._copy_files(source, tmp_path / f"other{number}")
+        (source / "odd").unlink()
 
 
 def archive(*members: tarfile.TarInfo) -> io.BytesIO:

@@ -163,6 +163,18 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_answered(run_and_i
     assert "broken.jpg: image cannot be decoded; left out" in captured.err
 
 
+def test_a_name_of_a_file_is_no_further_answer_and_does_not_speak_to_the_terminal(run_and_images, capsys, tmp_path):
+    config, files, _, _ = run_and_images
+    forged = tmp_path / "a.png\nb.png   yes   100.0 %   exit\x1b[2J.png"
+    forged.write_bytes(files[0].read_bytes())
+    broken = tmp_path / "c\nd\x1b[2J.png"
+    broken.write_bytes(b"not an image")
+    assert main(["infer", str(config.run_dir), str(forged), str(broken)]) == DataError.exit_code
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0].startswith(f"{tmp_path}/a.png\\nb.png") and len(captured.out.splitlines()) == 2
+    assert len(captured.err.splitlines()) == 1 and "\x1b" not in captured.out + captured.err
+
+
 def test_a_run_without_an_exit_cannot_answer(tiny_config, capsys):
     config = tiny_config("run", method="local", epochs=1)
     train(config, single_process=True, monitor=Quiet())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError, DataError, RunError
+from smartedge.logs import plain
 from smartedge.runs.allocator import return_freed_memory
 from smartedge.stopping import stop_on_signals
 
@@ -279,8 +280,9 @@ def _answers(answerer: Answerer, shown: list[SourceImage]) -> list[Answer]:
 
 
 def _print(args: argparse.Namespace, front: Front, shown: list[SourceImage], answers: list[Answer]) -> None:
-    width = max(len(each.name) for each in shown)
-    for each, given in zip(shown, answers, strict=True):
+    names = [plain(each.name) for each in shown]  # of files that anybody may have named
+    width = max(map(len, names))
+    for each, name, given in zip(shown, names, answers, strict=True):
         label, sure = given.text(front.task)
         if args.json:
             scores = dict(zip(front.task.names, map(float, given.scores_K), strict=True))
@@ -288,7 +290,7 @@ def _print(args: argparse.Namespace, front: Front, shown: list[SourceImage], ans
             print(json.dumps(found), flush=True)
         else:
             note = f"   (exit was {100 * given.confidence:.1f} % sure)" if given.by == "back" else ""
-            print(f"{each.name:<{width}}   {label}   {100 * sure:.1f} %   {given.by}{note}", flush=True)
+            print(f"{name:<{width}}   {plain(label)}   {100 * sure:.1f} %   {given.by}{note}", flush=True)
 
 
 def _refuse_unreadable(args: argparse.Namespace, data: DataConfig) -> None:
@@ -310,7 +312,7 @@ def _tell_unreadable(each: SourceImage) -> None:
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(plain(text), file=sys.stderr, flush=True)
 
 
 def _percent(text: str) -> float:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from smartedge.data.layouts.cells import LACKING
 from smartedge.errors import DataError
+from smartedge.logs import plain
 from smartedge.types import SplitName
 
 __all__ = ["SPLITS", "Column", "FeatureTable", "table_of"]
@@ -151,6 +152,8 @@ def _features(features: ArrayLike) -> NDArray[np.float32]:
 
 
 def _column(name: str, values: ArrayLike, count: int) -> Column:
+    if not name.isprintable():  # it would break the lines in which it is told, or speak to the terminal
+        raise DataError(f"{plain(name)}: the name of a column holds characters that cannot be printed; rename it")
     array, known = _one_for_each(name, values, count)
     if array.dtype.kind in "iuf":
         numbers = array.astype(np.float64)
@@ -181,7 +184,7 @@ def _column(name: str, values: ArrayLike, count: int) -> Column:
         )
     codes_N = np.where(known, np.searchsorted(classes, array), -1).astype(np.int64)
     yes_no = array.dtype.kind == "b" or set(classes.tolist()) <= {0, 1}
-    return Column(name, _BOOLEAN if yes_no else tuple(map(str, classes.tolist())), codes_N)
+    return Column(name, _BOOLEAN if yes_no else tuple(plain(str(each)) for each in classes.tolist()), codes_N)
 
 
 def _one_for_each(name: str, values: ArrayLike, count: int) -> tuple[NDArray[Any], Bools]:

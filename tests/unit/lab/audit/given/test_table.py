@@ -120,6 +120,7 @@ def with_nan() -> np.ndarray:
         ({"sensitive": {"hat": np.linspace(0, 1, COUNT)}}, "hat: holds fractions"),
         ({"sensitive": {"path": np.arange(COUNT)}}, "path: has 300 different values"),
         ({"sensitive": {"hat": np.zeros((COUNT, 2))}}, "hat: has shape"),
+        ({"sensitive": {"a\n\x1b[2J": np.arange(COUNT) % 2}}, r"a\\n\\x1b\[2J: the name of a column holds characters"),
         ({"sensitive": {"hat": np.array([object()] * COUNT)}}, "hat: holds Python objects"),
         ({"sensitive": {"hat": np.tile([-2, 0, 1], 100)}}, "hat: holds -2. A number below 0 is no class"),
         ({"sensitive": {"hat": np.tile([0.0, 1e300], 150)}}, "hat: holds 1e[+]300, which is no class"),
@@ -142,6 +143,11 @@ def with_nan() -> np.ndarray:
 def test_what_cannot_be_used_is_said(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         made(**changes)
+
+
+def test_classes_are_texts_that_can_be_printed() -> None:
+    table = made(sensitive={"hat": np.tile(["a\nb", "\x1b[2J"], COUNT // 2)})
+    assert table.sensitive[0].classes == ("\\x1b[2J", "a\\nb")
 
 
 def test_protected_images_that_stand_in_another_split_are_counted() -> None:
