@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_images_are_numbered_by_class_and_name_and_labels_are_places_in_the_task(folder: Path) -> None:
     (folder / "train" / ".hidden").mkdir()
+    (folder / "train" / "notes.txt").write_text("no folder of a class")
     opened = LabelledFolder.open(folder, TASK)
     assert [file.relative_to(folder).as_posix() for file in opened.files["train"]] == [
         "train/bee/a.png",
@@ -69,9 +70,12 @@ def test_the_fingerprint_is_of_files_and_labels(folder: Path) -> None:
     file = folder / "test" / "cat" / "a.png"
     os.utime(file, ns=(0, 0))
     others.add(LabelledFolder.open(folder, TASK).fingerprint())
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(0, 0))
+    others.add(LabelledFolder.open(folder, TASK).fingerprint())
     file.rename(file.with_name("b.png"))
     others.add(LabelledFolder.open(folder, TASK).fingerprint())
-    assert len(others | {known}) == 4
+    assert len(others | {known}) == 5
 
 
 def test_folders_that_are_no_classes_of_the_front_are_refused(folder: Path) -> None:

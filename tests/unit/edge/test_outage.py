@@ -88,6 +88,35 @@ def test_other_errors_end_the_run_and_a_stop_is_heard():
     assert stop.waits == []
 
 
+def test_an_outage_that_is_over_is_told_and_the_next_one_counts_anew(monkeypatch):
+    stop, told, now = Stop(), [], 100.0
+    monkeypatch.setattr(outage.time, "monotonic", lambda: now)
+    away = outage.Outage(told.append)
+    away.over()
+    assert (away.seconds, told) == (0.0, []), "there was none"
+    for _ in range(2):
+        away.wait("4 frames are on disk", stop)
+        now += 7.0
+    assert (away.count, away.seconds) == (1, 14.0)
+    away.over()
+    assert (away.count, away.seconds) == (1, 0.0)
+    away.wait("5 frames are on disk", stop)
+    assert (away.count, away.seconds) == (2, 0.0)
+    assert told == [
+        "cloud unreachable for 0 s; 4 frames are on disk",
+        "cloud unreachable for 7 s; 4 frames are on disk",
+        "the cloud is there again, after 14 s",
+        "cloud unreachable for 0 s; 5 frames are on disk",
+    ]
+    assert all(0.5 * usual <= wait <= 1.5 * usual for wait, usual in zip(stop.waits, (0.5, 1, 0.5), strict=True))
+
+
+def test_a_run_that_is_stopped_tells_the_cloud_nothing():
+    stop = Stop()
+    stop.set()
+    tell_of_the_end(lambda: pytest.fail("it was stopped"), stop, pytest.fail)
+
+
 def test_no_wait_is_longer_than_a_minute_and_a_half():
     stop, away = Stop(), outage.Outage([].append)
     for _ in range(12):

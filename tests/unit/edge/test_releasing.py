@@ -16,7 +16,7 @@ from PIL import Image
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.config import Config, load_config
 from smartedge.edge.releasing import Releaser
-from smartedge.errors import DataError, PrivacyError, RunError
+from smartedge.errors import DataError, FrontError, PrivacyError, RunError
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.privacy.ledger import Ledger
 from smartedge.runs.progress import Quiet, Update
@@ -114,6 +114,25 @@ def test_randomised_labels_need_an_order_that_does_not_tell_them(config: Config,
     with pytest.raises(DataError, match=r"in the order of their labels.*dp\.label_epsilon of this front hides nothing"):
         Releaser(front, config, tmp_path, MemoryLink(None), Quiet(), resume=False)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_front_with_other_noise_than_that_of_one_release_is_refused(config: Config, tmp_path: Path) -> None:
+    several = load_config(config, {"schedule": "two-stage", "model": {"front": None}, "epochs": 5})
+    manifest = SimpleNamespace(manifest=SimpleNamespace(name="door"))
+    front = SimpleNamespace(feature_shape=(2, 2, 2), mechanism=mechanism_of(several, (2, 2, 2)), published=manifest)
+    with pytest.raises(FrontError, match="front 'door': was trained and audited with noise for several releases"):
+        Releaser(front, config, tmp_path, MemoryLink(None), Quiet(), resume=False)  # type: ignore[arg-type]
+
+
+def test_an_image_that_cannot_be_decoded_is_told_and_left_out(
+    open_releaser: Callable[..., Releaser], photographs: Path, log: FeatureLog
+) -> None:
+    (photographs / "train" / "dark" / "020.png").write_bytes(b"no image")
+    told = Told()
+    assert open_releaser(told).release(told.stop)
+    assert told.lines[0].startswith(f"{photographs / 'train' / 'dark' / '020.png'}: ")
+    assert told.lines[0].endswith("; left out") and len(told.lines) == 2
+    assert [frame.batch.ids.tolist() for frame in log.frames()] == [[0, 2], [3, 4], [0], [0, 1], [2]]
 
 
 def test_every_image_is_released_once_and_the_exit_is_judged(

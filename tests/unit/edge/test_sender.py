@@ -16,12 +16,12 @@ from smartedge.codec import get_codec
 from smartedge.edge.sender import Sender, Traffic
 from smartedge.edge.shipper import Shipper
 from smartedge.edge.spool import Spool
-from smartedge.errors import LinkError, RunError
+from smartedge.errors import LinkError, RunError, SmartEdgeError
 from smartedge.privacy.mechanisms import Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
 from smartedge.stopping import Interrupted
-from smartedge.types import Frame, ReleaseEvent, StreamHeader
+from smartedge.types import EncodedBatch, Frame, ReleaseEvent, StreamHeader
 from smartedge.wire.memory import MemoryLink
 from smartedge.wire.sockets import ByteCount
 
@@ -231,6 +231,45 @@ def test_abort_ends_the_thread_whatever_waits_and_drops_it(monkeypatch):
     box.abort()
     assert not box._thread.is_alive()
     assert [frame.seq for frame in receiver.frames] == [0]
+
+
+def test_a_stop_ends_what_waits_for_room_or_for_the_end_of_the_queue():
+    gate, stop = threading.Event(), threading.Event()
+    box = sender(Receiver(gate=gate), queue_frames=4)
+    assert box._thread.daemon, "an edge that breaks off does not wait for it"
+    box.open(HEADER)
+    send_many(box, 2)
+    stop.set()
+    assert not box.finish(stop), "what waits is not sent"
+    with box.until(stop, cut_off=False), pytest.raises(Interrupted):
+        send(box, 2)
+    gate.set()
+    box.abort()
+    with pytest.raises(SmartEdgeError, match="the run was stopped"):
+        send(box, 3)
+
+
+def test_an_answer_is_waited_for_and_counted_as_time_of_the_link(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr("smartedge.edge.sender.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+
+    class Answering(Receiver):
+        def ingest(self, edge: str, header: StreamHeader, frame: Frame) -> Frame:
+            super().ingest(edge, header, frame)
+            gradient_BF = np.full((3, 2, 2, 2), 10 + frame.seq, np.float32)
+            return Frame(frame.seq, EncodedBatch(frame.batch.ids, None, gradient_BF.tobytes(), b""))
+
+    receiver = Answering()
+    box = sender(receiver, threaded=False)
+    box.open(dataclasses.replace(HEADER, answer_shape=(2, 2, 2), frames=2))
+    for seq in range(2):
+        found = box.exchange(np.arange(3), np.full((3, 2, 2, 2), seq, np.float32), np.array([0, 1, 0]))
+        assert found.shape == (3, 2, 2, 2) and found.dtype == np.float32 and (found == 10 + seq).all()
+    assert (box.next_seq, box.traffic.link_seconds, box.traffic.images) == (2, 2.0, {"train": 6})
+    assert receiver.finished == []
+    box.close_stream()
+    assert len(receiver.finished) == 1, "its answers are complete, so it ends at once"
+    assert box.traffic.down["train"] > 2 * 96
 
 
 @pytest.mark.parametrize(("cut_off", "stopped"), [(True, True), (True, False), (False, True)])

@@ -142,6 +142,17 @@ def test_a_link_that_breaks_again_and_again_loses_and_repeats_nothing(tmp_path, 
     assert any(text.startswith("the cloud is there again, after") for text in told)
 
 
+def test_what_was_confirmed_must_come_to_the_disk(tmp_path, log):
+    """Else an edge that is killed later would wait for a cloud that has ended."""
+    made = Shipper(filled(tmp_path), MemoryLink(StoreHandler(log)), tmp_path / "a file" / "shipped.json", Traffic(),
+                   tell=lambda text: None)  # fmt: skip
+    (tmp_path / "a file").write_text("")
+    made.start()
+    with pytest.raises(LogError, match=r"shipped\.json: cannot be written"):
+        made.finish(threading.Event())
+    made.stop()
+
+
 def test_waits_grow_and_differ(tmp_path, log, monkeypatch):
     monkeypatch.setattr(outage, "_FIRST_WAIT_S", 0.5)
     monkeypatch.setattr(outage, "_LONGEST_WAIT_S", 60.0)

@@ -59,6 +59,8 @@ def test_what_was_written_is_there_after_a_restart_and_may_be_written_again(tmp_
         with pytest.raises(FrameError, match="frame 5 differs"):
             spool.write(frame(5, size=95))
         assert spool.message(9) == frame(9)
+    with opened(tmp_path) as spool:
+        assert spool.next_seq == 12, "closed, so durable"
 
 
 def test_frames_become_durable_where_the_reader_wants_them_and_by_themselves(tmp_path, monkeypatch):
@@ -76,6 +78,29 @@ def test_frames_become_durable_where_the_reader_wants_them_and_by_themselves(tmp
         assert LogReader(tmp_path, "edge").next_seq == 4
         fill(spool, 5, 6)
         assert LogReader(tmp_path, "edge").next_seq == 6
+
+
+def test_the_age_is_that_of_the_oldest_frame_that_waits_to_a_minute(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("smartedge.edge.spool.time.monotonic", lambda: now)
+    with opened(tmp_path) as spool:
+        now = 1010.0
+        assert spool.age() == 0.0
+        fill(spool, 0, 1)
+        now = 1030.0
+        fill(spool, 1, 2)
+        now = 1060.0  # a minute after the spool was opened: it is noted when this one was written
+        fill(spool, 2, 3)
+        now = 1119.0
+        fill(spool, 3, 4)
+        assert spool.age() == 119.0
+        spool.sync()
+        spool.confirm(1)
+        assert spool.age() == 119.0
+        spool.confirm(2)
+        assert spool.age() == 59.0
+        spool.confirm(4)
+        assert spool.age() == 0.0
 
 
 def test_the_stream_of_a_frame(tmp_path):
@@ -113,6 +138,7 @@ def test_a_full_spool_stops_the_run_with_a_clear_error(tmp_path):
         ):
             write_large(spool, 100)
         assert 50 < spool.next_seq < 64
+        spool.write(frame(0, size=1000))  # it is there, so it needs no room
 
 
 def test_a_full_spool_makes_the_edge_wait_until_there_is_room(tmp_path):
@@ -132,12 +158,12 @@ def test_a_full_spool_makes_the_edge_wait_until_there_is_room(tmp_path):
         writing.start()
         assert told.wait(timeout=30)
         full = spool.next_seq
-        assert full < 64
+        assert full < 64 and spool.full
         assert LogReader(tmp_path, "edge").next_seq == full, "what waits was made durable, so that it can be sent"
         while writing.is_alive():  # the cloud confirms what there is
             spool.confirm(spool.next_seq)
             writing.join(timeout=0.01)
-        assert spool.next_seq == 100
+        assert spool.next_seq == 100 and not spool.full
     assert (
         "bytes of 65536 are used: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)" in reasons[0]
     )
@@ -185,5 +211,6 @@ def test_where_a_run_goes_on_its_earlier_frames_must_be_there(tmp_path):
     with opened(tmp_path / "new") as spool:  # the run had no spool until now
         spool.begin(8, spooled=False)
         assert (spool.next_seq, spool.waiting_frames) == (8, 0)
+        assert LogReader(tmp_path / "new", "edge").next_seq == 8
         fill(spool, 8, 9)
         assert spool.stream_at(spool.confirmed) == LATER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -174,4 +175,5 @@ def test_what_a_server_needs_holds_no_column_that_is_to_be_hidden(tmp_path: Path
     write_shared(tmp_path / "shared", config, TASK, (2, 3, 4))
     found = SharedRun.read(tmp_path / "shared" / "run.json")
     assert (found.settings, found.feature_shape) == (config.agreement(), (2, 3, 4))
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o700
     assert found.task.names == ("0", "1") and "club" not in (tmp_path / "shared" / "run.json").read_text()

@@ -301,6 +301,20 @@ def test_an_edge_that_was_stopped_goes_on_at_its_newest_checkpoint(
     assert ended.threaded == threaded and ended.traffic.images == summary_of(whole).traffic.images
 
 
+def test_an_edge_that_goes_on_in_one_process_sends_what_its_spool_holds_first(
+    edge_of: Callable[..., EdgeRunner],
+) -> None:
+    settings = {"schedule": "two-stage", "train": {"front_epochs": 1}, "epochs": 3}
+    whole = edge_of(Told(), "whole", **settings)
+    assert whole.run(threading.Event())
+    told = Told(("release train", 3))
+    assert not edge_of(told, threaded=True, **settings).run(told.stop)
+    again = edge_of(Told(), resume=True, **settings)
+    assert again.shipper is None and again.run(threading.Event())
+    assert ids_of(again) == ids_of(whole)
+    assert Confirmed.read(again.folder / "confirmed.json").spooled is False
+
+
 def test_an_edge_with_a_spool_keeps_all_of_its_last_epoch_and_one_without_needs_no_such_checkpoint(
     edge_of: Callable[..., EdgeRunner],
 ) -> None:
