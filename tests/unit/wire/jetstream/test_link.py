@@ -312,6 +312,22 @@ def test_an_edge_that_is_revoked_while_its_frames_are_taken_is_refused(address: 
         assert len(handler.held["door"]) == 1
 
 
+def test_a_bug_that_one_edge_meets_costs_no_other_one(address: Address, caplog: pytest.LogCaptureFixture) -> None:
+    class Buggy(Handler):
+        def accept(self, edge: str, header: StreamHeader) -> int:
+            return super().accept(edge, header) // (edge != "gate")
+
+    handler = Buggy()
+    with taking(handler, address) as receiver, sending(address) as one, sending(address, "gate") as other:
+        send(other)
+        assert handler.has(lambda: receiver.refused["gate"] > 1)
+        send(one)
+        assert handler.has(lambda: handler.ended == ["door"])
+    assert "ZeroDivisionError" in caplog.text
+    said = [record.message for record in caplog.records if "takes nothing of edge gate" in record.message]
+    assert len(said) == 1 and "[SE] ingest failed unexpectedly; see its log" in said[0]
+
+
 def publish(address: Address, subject: str, messages: list[tuple[bytes, bytes]]) -> None:
     """Publish as somebody who sends what he likes: lines of headers, and bodies."""
     with socket.create_connection((address.host, address.port)) as connection, connection.makefile("rb") as answers:

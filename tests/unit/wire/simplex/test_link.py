@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lossy_proxy import LossyProxy
@@ -18,7 +19,8 @@ import smartedge.wire.simplex.receiver
 from smartedge.errors import FrameError, LinkError, LogError
 from smartedge.types import StreamHeader
 from smartedge.wire.frame import ReceivedFrame
-from smartedge.wire.simplex.receiver import SimplexReceiver
+from smartedge.wire.simplex.blocks import Assembler
+from smartedge.wire.simplex.receiver import SimplexReceiver, _EdgeReceiver
 from smartedge.wire.simplex.seal import Sealer
 from smartedge.wire.simplex.sender import SimplexLink
 
@@ -413,3 +415,74 @@ def test_a_thread_that_waits_for_the_rate_can_be_stopped(
     thread.join(WAIT_S)
     assert not thread.is_alive()
     assert "disconnected" in str(failed[0])
+
+
+def test_what_is_dropped_is_counted_and_told_every_ten_minutes(
+    receiver: SimplexReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, unopened = 1000.0, receiver._opener.unopened
+    monkeypatch.setattr(smartedge.wire.simplex.receiver, "time", SimpleNamespace(monotonic=lambda: now))
+    for edge, count, passed in (("cam-1", 3, 0.0), ("cam-1", 1, 599.0), ("cam-2", 4, 0.0), ("cam-1", 1, 1.0)):
+        unopened[edge] += count
+        now += passed
+        receiver._tell_of_unopened()
+    told = [record.getMessage().partition(" in its name")[0] for record in caplog.records]
+    assert told == ["edge cam-1: 3 datagrams", "edge cam-2: 4 datagrams", "edge cam-1: 2 datagrams"]
+    assert not any(unopened.values())
+
+
+def test_a_network_that_fails_for_a_moment_ends_nothing(
+    kept: Kept,
+    receiver: SimplexReceiver,
+    link_to: Callable[..., SimplexLink],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listening, failed = receiver._socket, threading.Event()
+
+    class Failing:
+        def recv(self, size: int) -> bytes:
+            if not failed.is_set():
+                failed.set()
+                raise OSError(100, "Network is down")
+            return listening.recv(size)
+
+        def close(self) -> None:
+            listening.close()
+
+    monkeypatch.setattr(receiver._stop, "wait", lambda seconds: waits.append(seconds))
+    waits: list[float] = []
+    monkeypatch.setattr(receiver, "_socket", Failing())
+    assert failed.wait(WAIT_S)
+    send(link_to(receiver.port), range(1))
+    assert kept.ended.acquire(timeout=WAIT_S)
+    assert waits == [5.0] and "takes nothing at the moment: Network is down" in caplog.text
+
+
+def test_where_it_cannot_listen_is_told(kept: Kept, receiver: SimplexReceiver) -> None:
+    said = f"^cannot listen for datagrams on 127.0.0.1:{receiver.port}: Address already in use"
+    with pytest.raises(LinkError, match=said):
+        SimplexReceiver(kept, lambda: KEYS, "127.0.0.1", receiver.port)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="needs IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_it_listens_on_an_address_of_ipv6_too(host: str, kept: Kept, tmp_path: Path) -> None:
+    listening = SimplexReceiver(kept, lambda: KEYS, host)
+    listening.start()
+    sealer = Sealer("cam-1", KEYS["cam-1"], tmp_path / "counter")
+    link = SimplexLink(f"[::1]:{listening.port}", sealer, rate_bits_s=FAST, loss=0.0)
+    send(link, range(1))
+    assert kept.ended.acquire(timeout=WAIT_S)
+    threads = {thread.name: thread.daemon for thread in threading.enumerate()}
+    assert threads["simplex"] and threads["simplex cam-1"], "no thread of it keeps a process alive"
+    link.disconnect()
+    listening.close()
+
+
+def test_what_comes_faster_than_it_is_stored_is_lost_and_takes_no_memory(kept: Kept) -> None:
+    edge, assembler = _EdgeReceiver(kept, "cam-1"), Assembler()
+    edge._thread = threading.current_thread()  # takes nothing
+    for _ in range(4100):
+        edge.put(assembler, b"content")
+    assert edge._contents.qsize() == 4096
