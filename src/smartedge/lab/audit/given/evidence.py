@@ -21,7 +21,8 @@ from smartedge.types import SplitName, Task
 __all__ = ["GivenEvidence", "evidence_of"]
 
 _BATCH = 128
-_ROWS = 1024  # images that are taken together
+_ROWS = 1024  # images that are taken together, at most
+_NUMBERS = 2**18  # of them, at most
 _FARTHEST = 1e6  # deviations from the mean
 _NO_LABEL = Task("single", (), ("any",))  # where there is no desired label: it tells nothing
 
@@ -158,11 +159,16 @@ def _of_one_scale(features_NF: Tensor, own: Tensor) -> Tensor:
 
     It tells an attacker the same. But a network learns nothing from numbers of 1e-30, nor from small ones beside large.
     """
-    parts = features_NF[own].split(_ROWS)
+    rows = max(1, min(_ROWS, _NUMBERS // features_NF[0].numel()))  # so that a part stays in the processor's cache
+    parts = features_NF[own].split(rows)
     mean_F = sum((part.double().sum(dim=0) for part in parts[1:]), parts[0].double().sum(dim=0)) / len(own)
-    first, *others = ((part.double() - mean_F).square().sum(dim=0) for part in parts)
+    first, *others = ((part.double() - mean_F).square_().sum(dim=0) for part in parts)
     deviation_F = (sum(others, first) / len(own)).sqrt()
-    varies_F = features_NF[own].amax(dim=0) > features_NF[own].amin(dim=0)
+    varies_F = torch.zeros_like(mean_F, dtype=torch.bool)
+    for part in parts:
+        varies_F |= (part != parts[0][0]).any(dim=0)
     scale_F = torch.where(varies_F, 1 / deviation_F, 0.0)
-    scaled = (((part.double() - mean_F) * scale_F).clamp(-_FARTHEST, _FARTHEST) for part in features_NF.split(_ROWS))
-    return torch.cat([part.float() for part in scaled])
+    scaled_NF = torch.empty_like(features_NF)
+    for part, into in zip(features_NF.split(rows), scaled_NF.split(rows), strict=True):
+        into.copy_(part.double().sub_(mean_F).mul_(scale_F).clamp_(-_FARTHEST, _FARTHEST))
+    return scaled_NF

@@ -16,7 +16,11 @@ from smartedge.cli import app
 from smartedge.errors import ConfigError
 from smartedge.lab.audit import call as stages
 from smartedge.lab.audit.certificate import certify
+from smartedge.lab.audit.evidence import Crossing
 from smartedge.lab.audit.given.deep import deep_network
+from smartedge.lab.audit.given.evidence import evidence_of
+from smartedge.lab.audit.given.noise import mechanism_from
+from smartedge.lab.audit.given.table import table_of
 from smartedge.models.layout import layout_of_shape
 
 COUNT = 900
@@ -54,6 +58,19 @@ def test_what_is_there_is_read_and_what_is_not_is_not() -> None:
     assert best(audited(faces(1.0), attacks=("trees",))) > 0.99
     # 270 test images: a guess is at 50 %, and within four deviations, 12 points.
     assert best(audited(faces(0.0), attacks=("trees",))) < 0.62
+
+
+def test_wide_features_come_to_one_scale_part_by_part() -> None:
+    rng = np.random.default_rng(0)
+    wide = (rng.standard_normal((60, 20_000)) * rng.uniform(1e-6, 1e6, 20_000) + 3).astype(np.float32)
+    wide[:, 7] = 4.0
+    wide[:30, 8], wide[30:, 8] = 4.0, 5.0  # the same in all of the attackers' own images
+    table = table_of(wide, sensitive={"hat": np.arange(60) % 2}, splits=np.repeat([0, 1, 2], [30, 15, 15]))
+    evidence = evidence_of(table, mechanism_from(None, (20_000,)), sent=Crossing(1, label_in_clear=False), seed=0)
+    own = wide[:30].astype(np.float64)
+    expected = (wide - own.mean(axis=0)) / np.where(np.ptp(own, axis=0) > 0, own.std(axis=0), np.inf)
+    np.testing.assert_allclose(evidence.train.views_VNF[0], expected[:30], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(evidence.test_features_NF, expected[45:], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e30])
