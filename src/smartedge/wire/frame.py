@@ -135,8 +135,7 @@ def header_from_json(data: bytes) -> StreamHeader:
         fields = _Header.model_validate_json(data)
     except ValidationError as error:
         _check_protocol(data)
-        problems = error.errors(include_url=False, include_input=False, include_context=False)[:5]
-        found = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'JSON'}: {p['msg']}" for p in problems)
+        found = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'JSON'}: {p['msg']}" for p in error.errors()[:5])
         raise FrameError(f"stream header: {found}; both sides need the same version of smartedge") from error
     _check_protocol(data)
     header = StreamHeader(**{f.name: getattr(fields, f.name) for f in dataclasses.fields(StreamHeader)})

@@ -243,10 +243,10 @@ class SocketMeter:
         except OSError:  # closed in between
             return False
         try:
-            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(self._host, None)
         except OSError:
             return True
-        hosts = {address_of((str(address[0]), self._port))[0] for *_, address in found}
+        hosts = {address_of((str(address[0]), 0))[0] for *_, address in found}
         return address_of(there)[0] in hosts or any(ipaddress.ip_address(host).is_unspecified for host in hosts)
 
     def shutdown(self) -> None:

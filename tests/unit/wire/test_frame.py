@@ -216,10 +216,18 @@ def test_flipped_bytes_of_a_head_are_noticed_or_make_another_acceptable_frame(da
     assert frame.seq in (5, 6, 7) and 1 <= len(frame.batch.ids) <= 64
 
 
-@pytest.mark.parametrize("kind", ["single", "multi"])
-@pytest.mark.parametrize("labels", [True, False])
-def test_the_longest_head_has_the_length_stated(kind: Any, labels: bool) -> None:
-    header = dataclasses.replace(HEADER, task_kind=kind, outputs=300, labels=labels)
+@pytest.mark.parametrize(
+    ("kind", "labels", "blanks"),
+    [
+        ("single", True, False),
+        ("single", False, False),
+        ("multi", True, True),
+        ("multi", True, False),
+        ("multi", False, False),
+    ],
+)
+def test_the_longest_head_has_the_length_stated(kind: Any, labels: bool, blanks: bool) -> None:
+    header = dataclasses.replace(HEADER, task_kind=kind, outputs=300, labels=labels, blanks=blanks)
     given = np.zeros(64, np.int64) if kind == "single" else np.zeros((64, 300), np.uint8)
     frame = make_frame(ids=np.arange(64), labels=given, side=bytes(max_side_bytes(header)))
     assert len(serialise(frame, header).head) == max_head_bytes(header)
@@ -234,8 +242,8 @@ def changed(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "JSON"),
-        (b"\xff\xfe", "JSON"),
+        (b"", "stream header: JSON: Invalid JSON"),
+        (b"\xff\xfe", "stream header: JSON: Invalid JSON"),
         (b"[1, 2]", "stream header"),
         (b"{" * 10_000, "JSON"),
         (b"[" * 60_000, "JSON"),
@@ -273,6 +281,7 @@ def test_of_many_problems_five_are_told() -> None:
     with pytest.raises(FrameError, match="both sides need the same version") as caught:
         header_from_json(changed(**{f"unknown{number}": 1 for number in range(20)}))
     assert str(caught.value).count("Extra inputs") == 5
+    assert "; unknown4: Extra inputs are not permitted; both sides" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +291,9 @@ def test_of_many_problems_five_are_told() -> None:
         ({"batch_size": 1, "feature_shape": [1024, 1020, 1024]}, {"feature_shape": [1024, 1021, 1024]}, "1074779136"),
         # 2^19 bytes of head: 6 + 4 for each id + a bit for each label + 80 of side
         ({"task_kind": "multi", "outputs": 65_493}, {"outputs": 65_494}, "524294"),
+        # just as much as there may be
+        ({"batch_size": 16, "feature_shape": [8192, 8160]}, {"feature_shape": [8192, 8161]}, "1073873408"),
+        ({"task_kind": "multi", "batch_size": 8, "outputs": 524_170}, {"outputs": 524_171}, "524289"),
     ],
 )
 def test_headers_go_up_to_what_a_frame_can_hold(changes: dict[str, Any], more: dict[str, Any], says: str) -> None:
@@ -293,6 +305,8 @@ def test_headers_go_up_to_what_a_frame_can_hold(changes: dict[str, Any], more: d
 
 def test_a_header_may_have_64_kib() -> None:
     data = header_to_json(HEADER)
+    assert b" " not in data
+    assert header_from_json(data).agreement is header_from_json(data).agreement, "a cloud keeps every header"
     assert header_from_json(data.ljust(MAX_HEADER_BYTES)) == HEADER
     with pytest.raises(FrameError, match="65537 bytes are more than"):
         header_from_json(data.ljust(MAX_HEADER_BYTES + 1))

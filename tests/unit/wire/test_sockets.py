@@ -18,6 +18,7 @@ from smartedge.wire.sockets import (
     PEER_TIMEOUT_S,
     SocketMeter,
     address_of,
+    byte_counts,
     descriptors,
     duplicate,
     is_loopback,
@@ -224,13 +225,15 @@ def test_a_silent_peer_is_given_up_after_the_timeout_stated(listener: socket.soc
         for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
     )
     assert idle + interval * count <= PEER_TIMEOUT_S and user == 1000 * PEER_TIMEOUT_S
+    assert (idle, interval, count) == (10, 5, 2)
     client.close()
     server.close()
 
 
 def test_where_the_time_to_the_first_probe_has_another_name_it_is_set_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS: TCP_KEEPALIVE, and no TCP_KEEPIDLE."""
-    monkeypatch.delattr(socket, "TCP_KEEPIDLE", raising=False)
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"):
+        monkeypatch.delattr(socket, name, raising=False)
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", 0x10, raising=False)
     options: list[tuple[int, int, int]] = []
 
@@ -239,7 +242,33 @@ def test_where_the_time_to_the_first_probe_has_another_name_it_is_set_too(monkey
             options.append((level, option, value))
 
     watch_peer(Connection())  # type: ignore[arg-type]
-    assert (socket.IPPROTO_TCP, 0x10, PEER_TIMEOUT_S // 2) in options
+    probing = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    assert options == [probing, (socket.IPPROTO_TCP, 0x10, PEER_TIMEOUT_S // 2)]
+    monkeypatch.delattr(socket, "TCP_KEEPALIVE")
+    options.clear()
+    watch_peer(Connection())  # type: ignore[arg-type]
+    assert options == [probing], "with the times that the system has"
+
+
+@pytest.mark.parametrize(("size", "sent"), [(256, 7), (208, 7), (207, 5)], ids=str)
+def test_a_kernel_that_does_not_count_what_was_sent_says_what_was_acknowledged(
+    size: int, sent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux counts the former since 4.19. Elsewhere nothing is told."""
+
+    class Connection:
+        def getsockopt(self, level: int, option: int, most: int) -> bytes:
+            assert (level, option) == (socket.IPPROTO_TCP, socket.TCP_INFO)
+            info = bytearray(256)
+            info[120], info[128], info[200] = 5, 6, 7  # bytes acknowledged, received, sent
+            return bytes(info[: min(size, most)])
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(socket, "TCP_INFO", 11, raising=False)
+    assert byte_counts(Connection()) == (sent, 6)  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert byte_counts(Connection()) == (0, 0)  # type: ignore[arg-type]
+    assert SocketMeter("127.0.0.1", 9).counts() is None
 
 
 def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -> None:

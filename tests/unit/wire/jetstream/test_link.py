@@ -651,3 +651,49 @@ def test_an_edge_whose_address_gets_another_number_of_streams_loses_nothing(
         assert handler.has(lambda: handler.ended == ["door"])
         assert handler.has(lambda: messages_in(address) == [0, 0, 0])
     assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(4)]
+
+
+def test_tries_to_reach_a_broker_come_less_and_less_often_until_one_is_reached(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = JetStreamReceiver(
+        Handler(), Address("127.0.0.1", 9, "frames"), Taking(), timing=Timing(longest_retry_s=3.0)
+    )
+    waits: list[float] = []
+
+    async def serve() -> None:
+        if len(waits) != 7:
+            raise LinkError("no broker")
+
+    async def stopped_within(seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 10:
+            receiver._stopping.set()
+        return len(waits) == 10
+
+    monkeypatch.setattr(receiver, "_serve", serve)
+    monkeypatch.setattr(receiver, "_stopped_within", stopped_within)
+    asyncio.run(receiver._run())
+    receiver.close()
+    usual = [0.2, 0.4, 0.8, 1.6, 3.0, 3.0, 3.0, 0.2, 0.4, 0.8]
+    assert all(0.5 * mean <= wait <= 1.5 * mean for wait, mean in zip(waits, usual, strict=True))
+    assert len({round(wait / mean, 6) for wait, mean in zip(waits, usual, strict=True)}) > 1, "jitter"
+    assert receiver.trouble == "no broker"
+    assert [record.getMessage() for record in caplog.records] == ["no broker; trying again"], "it is said once"
+
+
+def test_each_side_connects_by_its_own_name(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its permissions at the broker are for that name."""
+    told: list[tuple[Any, Any, str, float]] = []
+
+    async def noted(address: Address, credentials: Credentials, *, name: str, timeout_s: float, lost: Any) -> Any:
+        told.append((address, credentials, name, timeout_s))
+        return await connect(address, credentials, name=name, timeout_s=timeout_s, lost=lost)
+
+    monkeypatch.setattr("smartedge.wire.jetstream.receiver.connect", noted)
+    monkeypatch.setattr("smartedge.wire.jetstream.sender.connect", noted)
+    handler, mine = Handler(), Credentials(token="not asked for")
+    with taking(handler, address, credentials=mine), sending(address, credentials=mine, timeout_s=9.0) as link:
+        send(link)
+        assert handler.has(lambda: handler.ended == ["door"])
+    assert sorted(told, key=lambda each: each[2]) == [(address, mine, "INGEST", 10.0), (address, mine, "door", 9.0)]
