@@ -35,7 +35,8 @@ SUFFIXES = frozenset(
 )
 
 _BASE64 = ("iVBORw0KGgo", "R0lGOD", "UklGR", "data:image", "/9j/4")
-_HEIC = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+_HEIC = (b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevm", b"hevs", b"mif1", b"msf1")
+_AVIF = (b"avif", b"avis")
 _VIDEO = (b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ")
 # How files of other kinds begin, which are often found under the name of an image.
 _OTHERS = (
@@ -45,6 +46,7 @@ _OTHERS = (
     (128, b"DICM", "a DICOM file, which is not read (save it as PNG of 8 or 16 bits)"),
     (0, b"%PDF", "a PDF file, not an image (save its pages as images)"),
     (0, b"8BPS", "a Photoshop file, which is not read (save it as PNG)"),
+    (0, b"\x89HDF", "an HDF5 file, not an image (save its images as PNG)"),
     (0, b"\x93NUMPY", "an array of NumPy, not an image (save it as PNG)"),
     (0, b"\x1f\x8b", "compressed by gzip (decompress it)"),
     (0, b"PK\x03\x04", "a zip archive, not an image (unpack it)"),
@@ -170,12 +172,15 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
         return "no image"
     if encoded[4:8] == b"ftyp" and encoded[8:12] in _HEIC:
         return "a HEIC image, which is not read (save it as JPEG)"
-    if encoded.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
-        return "text such as an HTML page, not an image (the download failed; fetch it again)"
+    if encoded.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"<", b"{"):
+        return "text such as JSON or an HTML page, not an image (the download failed; fetch it again)"
     if is_lfs_pointer(encoded):
         return "a git-LFS pointer, not the image (run 'git lfs pull')"
     if other := next((what for place, magic, what in _OTHERS if encoded.startswith(magic, place)), None):
         return other
+    if encoded[4:8] == b"ftyp" and encoded[8:12] not in _AVIF:
+        kind = encoded[8:12].decode("latin-1")
+        return f"a video or photograph of the kind {kind!r}, which is not read (save it as JPEG)"
     with Image.open(io.BytesIO(encoded)) as image:
         if too_large(image.width, image.height):
             return "image too large"

@@ -264,7 +264,7 @@ def _shown(args: argparse.Namespace, data: DataConfig, stop: threading.Event | N
     assert stop is not None
     if args.source == "-" and isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # names of files may hold any bytes
-    more = {"every": args.every, "once": args.once, "lines": sys.stdin}
+    more = {"every": args.every, "once": args.once, "lines": sys.stdin, "tell": _tell}
     return open_source(args.source, data.image_size, stop, fit=data.fit, **more)
 
 

@@ -6,9 +6,12 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from smartedge.data.reading.readers import Reader
 from smartedge.decode import Item, is_lfs_pointer
@@ -45,6 +48,7 @@ SPLIT_NAMES: Mapping[str, SplitName] = {
     "testset": "test",
 }
 PERSON_COLUMN = "identity"  # the column that says whose image it is, as CelebA and LFW call it
+_AT_ONCE = 32  # images that a reader gives together: they may be large
 MOST_PARTS = 200  # of decoded images: each is an open file
 
 
@@ -101,6 +105,17 @@ class Images:
     name_of: Callable[[int], str] = "image {}".format  # what the image of an index is called in messages
     reader: Callable[[], Reader] | None = None  # gives them one by one; None: they can only be read in order
     parts: Sequence[Images] = ()  # the same images in parts, in order, where each is decoded and kept by itself
+
+    def chosen(self, rows: NDArray[np.int64] | None) -> Iterator[Item]:
+        """The images of these rows, which are in ascending order; None: all. A reader leaves out the others."""
+        if rows is None:
+            return self.items()
+        if self.reader is None:
+            wanted = set(rows.tolist())
+            return (item for index, item in enumerate(self.items()) if index in wanted)
+        reader = self.reader()
+        places = range(0, len(rows), _AT_ONCE)
+        return chain.from_iterable(reader.items(rows[start : start + _AT_ONCE]) for start in places)
 
 
 @dataclass(frozen=True)

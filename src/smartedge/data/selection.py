@@ -110,7 +110,11 @@ class Selection:
         for split in ("train", "val", "test"):
             chosen, source = self.rows[split], self.origin[split]
             if not len(chosen):
-                raise DataError(f"{self._data.name}: no image is left for the {split} split; the data set is too small")
+                others = ", ".join(f"{len(rows)} {other}" for other, rows in self.rows.items() if other != split)
+                raise DataError(
+                    f"{self._data.name}: no image is left for the {split} split beside {others} image(s). The data set "
+                    "is too small: add images, or say in a column 'split' which of them train (train, val or test)"
+                )
             splits[split] = Split(
                 stores[source],
                 chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -62,6 +63,7 @@ def open_source(
     every: float = 1.0,
     once: bool = False,
     lines: TextIO | None = None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> Iterator[SourceImage]:
     """The images of a source, as they come.
 
@@ -74,6 +76,7 @@ def open_source(
         every: seconds between two images of a video or camera.
         once: a folder is read once and not watched.
         lines: standard input, for ``-``.
+        tell: takes a line about folders in the folder, whose images are not looked for.
 
     Raises:
         DataError: there is no such file or folder, or the video or camera cannot be read.
@@ -89,7 +92,7 @@ def open_source(
         return _frames(where.removeprefix(_CAMERA), "v4l2", decoded, stop, every)
     path = Path(where)
     if path.is_dir():
-        return (decoded(str(file), file) for file in _watch(path, stop, once=once))
+        return (decoded(str(file), file) for file in _watch(path, stop, tell, once=once))
     if not path.exists():
         raise DataError(
             f"--source {where}: there is no such file or folder; give a folder, a video, an image, camera:DEVICE, or -"
@@ -99,14 +102,18 @@ def open_source(
     return iter([decoded(where, path)])
 
 
-def _watch(folder: Path, stop: threading.Event, *, once: bool) -> Iterator[Path]:
+def _watch(folder: Path, stop: threading.Event, tell: Callable[[str], None], *, once: bool) -> Iterator[Path]:
     """The images of a folder by their names, then those that come or change, when they are written to their end."""
+    told: set[str] = set()  # folders in it
     known: dict[str, _State] = {}
     early: dict[str, tuple[_State, float]] = {}  # files from the future, and since when they are as they are
     while True:
         began = time.monotonic()
-        found = dict(_images(folder))
+        found, within = _contents(folder)
         rest = max(_LOOK_S, _REST * (time.monotonic() - began))
+        if not within <= told:
+            tell(f"{folder}: images are not looked for in the folders in it: {', '.join(sorted(within - told)[:5])}")
+            told |= within
         known = {name: state for name, state in known.items() if name in found}
         new = {name: state for name, state in found.items() if known.get(name) != state}
         early = {name: since for name, since in early.items() if new.get(name) == since[0]}
@@ -124,19 +131,26 @@ def _watch(folder: Path, stop: threading.Event, *, once: bool) -> Iterator[Path]
             return
 
 
-def _images(folder: Path) -> Iterator[tuple[str, _State]]:
-    """Name, and time of change and size, of each image in a folder."""
+def _contents(folder: Path) -> tuple[dict[str, _State], set[str]]:
+    """Time of change and size of each image in a folder, by its name; and the names of the folders in it."""
+    images: dict[str, _State] = {}
+    folders: set[str] = set()
     try:
-        for file in folder.iterdir():
-            if file.suffix.lower() not in SUFFIXES or is_hidden(file):
-                continue
-            try:
-                status = file.stat()
-            except OSError:  # it was removed meanwhile
-                continue
-            yield file.name, (status.st_mtime_ns, status.st_size)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if is_hidden(Path(entry.name)):
+                    continue
+                try:
+                    if entry.is_dir():
+                        folders.add(entry.name)
+                    elif Path(entry.name).suffix.lower() in SUFFIXES:
+                        status = entry.stat()
+                        images[entry.name] = (status.st_mtime_ns, status.st_size)
+                except OSError:  # it was removed meanwhile
+                    continue
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    return images, folders
 
 
 def _frames(

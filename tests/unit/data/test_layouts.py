@@ -275,6 +275,18 @@ def test_a_table_of_images_in_base64(begin: str, tmp_path: Path, opened: Callabl
         opened(tmp_path)
 
 
+def test_a_table_that_is_guessed_to_be_western_shows_a_word(
+    table: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    folder = table("file,label", *["a"] * 5, "b")
+    file = next(folder.glob("*.csv"))
+    file.write_bytes(file.read_text(encoding="utf-8").replace(",b", ",猫").encode("shift_jis"))
+    notes = opened(folder).notes
+    assert any(
+        "read as Windows-1252, so that one word in it is '”L'. If this is not the right word" in n for n in notes
+    )
+
+
 def test_a_table_in_no_encoding_that_is_known(tmp_path: Path, opened: Callable[..., DataSet]) -> None:
     (tmp_path / "labels.csv").write_bytes("file,label\n0.png,あ\n".encode("euc-jp") + b"1.png,\x81\n")
     with pytest.raises(DataError, match=r"is neither UTF-8 nor Windows-1252 .*; save it as UTF-8"):

@@ -96,3 +96,23 @@ def test_a_damaged_file(tmp_path: Path, picture: Picture, opened: Callable[..., 
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"data-00000-of-00001\.arrow is no Arrow file that can be read"):
         opened(tmp_path / "d")
+
+
+def test_a_stream_of_which_a_part_would_be_lost(
+    tmp_path: Path, picture: Picture, opened: Callable[..., DataSet]
+) -> None:
+    save(tmp_path / "d" / "train", pictures(picture, 40))
+    file = tmp_path / "d" / "train" / "data-00000-of-00001.arrow"
+    whole, ends = file.read_bytes(), []
+    with pa.memory_map(str(file)) as mapped:
+        reader = pa.ipc.open_stream(mapped)
+        for _ in reader:
+            ends.append(mapped.tell())
+    for content, said in [
+        (whole[: ends[2]], "its end is missing: it was cut off"),
+        (whole[: ends[-1]], "its end is missing"),
+        (whole[: ends[2]] + b"\xff" * 4 + b"\0" * 4 + whole[ends[2] :], f"more behind its end at byte {ends[2] + 8}"),
+    ]:
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            opened(tmp_path / "d")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -163,3 +164,37 @@ def test_a_file_that_is_no_tar(tmp_path: Path, opened: Callable[..., DataSet]) -
     (tmp_path / "train.tar.gz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="unpack it, and give its folder"):
         opened(tmp_path / "train.tar.gz")
+
+
+def test_a_tar_file_of_which_a_part_would_be_lost(
+    tmp_path: Path, picture: Picture, opened: Callable[..., DataSet]
+) -> None:
+    file = write(tmp_path / "d.tar", samples(picture, 40))
+    whole = file.read_bytes()
+    with tarfile.open(file) as tar:
+        headers = [member.offset for member in tar if member.name.endswith(".jpg")]
+    damaged = bytearray(whole)
+    damaged[headers[20]] ^= 1
+    for content, said in [
+        (whole[: headers[20]], "has no end: it was cut off"),
+        (bytes(damaged), f"is damaged at byte {headers[20]}"),
+        (whole + whole, "holds more behind its end"),
+    ]:
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=said):
+            opened(file)
+    file.write_bytes(whole)
+    assert len(opened(file).splits["train"]) == 32
+
+
+def test_a_limit_reads_no_other_image(
+    tmp_path: Path, picture: Picture, opened: Callable[..., DataSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, pread, places = write(tmp_path / "d.tar", samples(picture, 200)), os.pread, set()
+    monkeypatch.setattr(os, "pread", lambda file, size, place: places.add(place) or pread(file, size, place))
+    data = opened(file, limit={"train": 20, "val": 5, "test": 5})
+    assert len(places) == 30
+    shades = data.splits["train"].read(np.arange(20)).images_BCHW[:, 0, 4, 4]
+    assert shades.tolist() == data.splits["train"].ids.tolist()
+    opened(file, limit={"train": 21, "val": 5, "test": 5}, cache_bytes=0)
+    assert len(places) == 31

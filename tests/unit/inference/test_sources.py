@@ -75,6 +75,26 @@ def test_a_folder_with_many_files_does_not_take_the_processor(tmp_path, monkeypa
     assert rests == pytest.approx([6.3, 6.3])
 
 
+def test_folders_in_a_folder_are_told_once(tmp_path, monkeypatch):
+    stop, told = threading.Event(), []
+    for name in ("2026", ".trash", "night.jpg"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "2026" / "lost.png"), write(tmp_path / "a.png")
+    more = iter(["2027", "2027", None])
+
+    def wait(timeout: float) -> bool:
+        if name := next(more):
+            (tmp_path / name).mkdir(exist_ok=True)
+        return name is None
+
+    monkeypatch.setattr(stop, "wait", wait)
+    shown = list(open_source(str(tmp_path), 16, stop, tell=told.append))
+    assert [os.path.basename(each.name) for each in shown] == ["a.png"]
+    assert told == [
+        f"{tmp_path}: images are not looked for in the folders in it: {names}" for names in ("2026, night.jpg", "2027")
+    ]
+
+
 def test_once(tmp_path):
     write(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"damaged")

@@ -50,6 +50,7 @@ def _images(root: Path, paths: Sequence[Path], tables: Sequence[StoredTable], im
             key=f"parquet {image}",
             items=partial(_items, root, paths[part], image),
             files=[*paths[part], *itertools.chain.from_iterable(named[part])],
+            reader=partial(_reader, root, paths[part], image),
         )
         for part in slices(len(paths))
     ]

@@ -144,7 +144,15 @@ class _Arrow(StoredTable):
     def _all(self) -> Iterator[pa.RecordBatch]:
         with pa.memory_map(str(self._path)) as mapped:
             if self._stream:
-                yield from pa.ipc.open_stream(mapped)
+                reader = pa.ipc.open_stream(mapped)
+                end = mapped.tell()
+                for batch in reader:
+                    yield batch
+                    end = mapped.tell()
+                if mapped.tell() == end:  # pyarrow takes the end of the file for the mark of an end
+                    raise pa.ArrowInvalid("its end is missing: it was cut off, or is still being written")
+                if mapped.tell() < mapped.size():
+                    raise pa.ArrowInvalid(f"it holds more behind its end at byte {mapped.tell()}")
             else:
                 reader = pa.ipc.open_file(mapped)
                 yield from map(reader.get_batch, range(reader.num_record_batches))

@@ -174,7 +174,11 @@ def _decode(file: Path, data: bytes, notes: list[str]) -> str:
                 f"{file} is neither UTF-8 nor Windows-1252 (byte {error.start}); save it as UTF-8"
             ) from error
         _refuse_mixed(file, data)
-        notes.append(f"{file} is not UTF-8; it was read as Windows-1252")
+        example = next(word for word in re.findall(r"\w*[^\x00-\x7f][^\s,;|\"]*", text))[:30]
+        notes.append(
+            f"{file} is not UTF-8; it was read as Windows-1252, so that one word in it is {example!r}. If this is "
+            "not the right word, save the file as UTF-8"
+        )
         return text
 
 

@@ -30,7 +30,7 @@ from smartedge.types import SplitName
 __all__ = ["TAR", "find_webdataset", "open_webdataset"]
 
 TAR = frozenset({".tar"})
-_FORMAT = 2  # of the lists that are kept; raise it when they change
+_FORMAT = 3  # of the lists that are kept; raise it when they change
 _TEXTS = frozenset({"cls", "txt", "text", "label"})  # endings of files that hold one value
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how files begin
 _MOST_TEXT = 2**20  # bytes of a label; more is no label
@@ -83,6 +83,7 @@ def open_webdataset(
                     key="webdataset",
                     items=partial(_items, paths[part], places[part]),
                     files=paths[part],
+                    reader=partial(_reader, paths[part], places[part]),
                 )
                 for part in slices(len(paths))
             ],
@@ -191,6 +192,7 @@ def _list(path: Path) -> pa.Table:
                 sample.image = (member.name, member.offset_data, member.size)
             elif member.size <= _MOST_TEXT and (opened := tar.extractfile(member)) is not None:
                 sample.values.update(_values(path, member.name, ending, opened.read()))
+        _refuse_damaged(path, tar.offset)
     if all(sample.image is None for sample in samples.values()):
         held = ", ".join(f"{count} {ending}" for ending, count in others.most_common(3)) or "nothing"
         raise DataError(
@@ -211,6 +213,32 @@ def _list(path: Path) -> pa.Table:
             **{name: _column(path, name, [s.values.get(name) for s in samples.values()]) for name in columns},
         }
     )
+
+
+def _refuse_damaged(path: Path, end: int) -> None:
+    """Refuse a tar file of which a part would be lost: Python's ``tarfile`` takes what it cannot read for the end.
+
+    Args:
+        path: the tar file.
+        end: where its last member ended: at two blocks of zeros or more.
+
+    Raises:
+        DataError: it was cut off, is damaged there, or has more members behind its end.
+    """
+    with path.open("rb") as file:
+        file.seek(end)
+        block, behind = file.read(tarfile.BLOCKSIZE), False
+        if len(block) < tarfile.BLOCKSIZE:
+            raise DataError(f"{path} has no end: it was cut off, or is still being written. Fetch or write it again")
+        if any(block):
+            raise DataError(f"{path} is damaged at byte {end}, and what follows cannot be read; fetch it again")
+        while not behind and (part := file.read(2**20)):
+            behind = any(part)
+    if behind:
+        raise DataError(
+            f"{path} holds more behind its end at byte {end}, as tar files that were joined by 'cat'; give each of "
+            "them as a file of its own, or join them by 'tar --concatenate'"
+        )
 
 
 def _column(path: Path, name: str, values: list[Scalar]) -> pa.Array:

@@ -309,7 +309,6 @@ def _build(
     count, size = shape[0], ImageSize(shape[2], shape[3], shape[1])
     pixels, notes = _files(base)
     indices = range(count) if rows is None else rows.tolist()
-    wanted = set(indices)
     bad: list[tuple[int, str]] = []
     with (
         replacing(pixels) as temporary,
@@ -320,7 +319,7 @@ def _build(
         with contextlib.suppress(OSError):  # a file system without locks
             lock_at_once(file.fileno())
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        items = (item for index, item in enumerate(images.items()) if index in wanted)
+        items = images.chosen(rows)
         done = 0
         while chunk := list(itertools.islice(items, CHUNK)):
             block = np.zeros((len(chunk), *shape[1:]), np.uint8)

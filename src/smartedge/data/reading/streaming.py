@@ -11,7 +11,7 @@ import json
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain, compress, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,12 +99,8 @@ def _known(base: Path) -> dict[int, str] | None:
 
 def _look(images: Images, name: str, size: ImageSize, fit: Fit, rows: Indices | None) -> dict[int, str]:
     """Decode every image that is needed, some at a time."""
-    wanted = np.ones(images.count, bool)
-    if rows is not None:
-        wanted[:] = False
-        wanted[rows] = True
-    indices = np.flatnonzero(wanted)
-    items = compress(images.items(), wanted)
+    indices = np.arange(images.count) if rows is None else rows
+    items = images.chosen(rows)
     bad: dict[int, str] = {}
     done = 0
     with ThreadPoolExecutor(decode_threads()) as pool, DecodingProgress(name, len(indices)) as on:
