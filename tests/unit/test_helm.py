@@ -176,6 +176,36 @@ def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
     assert ENVIRONMENT.items() <= {each["name"]: each["value"] for each in container["env"]}.items()
 
 
+def test_a_trainer_that_starts_again_does_not_meet_where_the_one_before_has_closed(tmp_path: Path) -> None:
+    """Its own command, with 'echo' in place of Python. /tmp outlives a container of the pod."""
+    template = (CHART / "templates" / "trainer.yaml").read_text()
+    (line,) = re.findall(r"^ *command: (\[/bin/sh, .*torchrun\])$", template, re.MULTILINE)
+    (place,) = re.findall("--rdzv-endpoint=(.*)", template)
+    closed = tmp_path / "rendezvous"
+    closed.write_text("closed")
+    command = [word.replace(place, str(closed)).replace("exec python", "exec echo") for word in yaml.safe_load(line)]
+    done = subprocess.run([*command, "--nnodes=1"], capture_output=True, text=True, check=True)
+    assert done.stdout == "-m torch.distributed.run --nnodes=1\n" and not closed.exists()
+
+
+@pytest.mark.slow
+@needs_helm
+def test_pods_share_a_machine_where_they_share_its_volume(settings: Path) -> None:
+    def bound(*values: str) -> dict[str, bool]:
+        found = rendered(settings, *values)
+        return {
+            kind: "affinity" in found[kind]["spec"]["template"]["spec"]
+            for kind in ("Deployment", "Job")
+            if kind in found
+        }
+
+    broker, shared = CASES["a broker"], "store.accessMode=ReadWriteMany"
+    assert bound() == {"Deployment": False, "Job": True}
+    assert bound(*broker) == {"Deployment": True, "Job": True}
+    assert bound(*broker, shared) == {"Deployment": False, "Job": False}
+    assert bound("ingest.enabled=false") == {"Job": False}, "there is no pod beside which it could run"
+
+
 @pytest.mark.slow
 @needs_helm
 @pytest.mark.parametrize(

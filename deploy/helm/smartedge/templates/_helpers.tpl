@@ -48,3 +48,18 @@ securityContext:
 {{- define "smartedge.run" -}}
 /var/lib/smartedge/{{ .Release.Name }}
 {{- end -}}
+
+{{/* A volume of one machine: its pods run beside those of ingest. The first of ingest may run anywhere. */}}
+{{- define "smartedge.beside-ingest" -}}
+{{- if eq .Values.store.accessMode "ReadWriteOnce" }}
+affinity:
+  podAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      - topologyKey: kubernetes.io/hostname
+        labelSelector:
+          matchLabels:
+            app.kubernetes.io/name: {{ .Chart.Name }}
+            app.kubernetes.io/instance: {{ .Release.Name }}
+            app.kubernetes.io/component: ingest
+{{- end }}
+{{- end -}}
