@@ -59,8 +59,7 @@ def test_what_was_written_is_there_after_a_restart_and_may_be_written_again(tmp_
         with pytest.raises(FrameError, match="frame 5 differs"):
             spool.write(frame(5, size=95))
         assert spool.message(9) == frame(9)
-    with opened(tmp_path) as spool:
-        assert spool.next_seq == 12, "closed, so durable"
+    assert LogReader(tmp_path, "edge").next_seq == 12, "closed, so durable"
 
 
 def test_frames_become_durable_where_the_reader_wants_them_and_by_themselves(tmp_path, monkeypatch):
