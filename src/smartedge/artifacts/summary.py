@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -26,6 +27,17 @@ class Session(Part):
     started: float = Field(description="seconds since 1970")
     ended: float = Field(description="seconds since 1970")
     epochs: int = Field(description="epochs completed in this session")
+
+    @classmethod
+    def ending(cls, started: float, begun: float, epochs: int) -> Session:
+        """The one that ends now. Its length does not change where the machine's clock is set meanwhile.
+
+        Args:
+            started: :func:`time.time` at its start.
+            begun: :func:`time.monotonic` at its start.
+            epochs: that it completed.
+        """
+        return cls(started=started, ended=started + time.monotonic() - begun, epochs=epochs)
 
 
 class TrafficTotals(Part):

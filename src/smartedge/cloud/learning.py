@@ -89,7 +89,7 @@ class Learning:
         resume: bool,
         group: Group = ALONE,
     ) -> None:
-        self._started = time.time()
+        self._started, self._begun = time.time(), time.monotonic()
         self.config = config
         self.folder = folder
         self.monitor = monitor
@@ -191,10 +191,8 @@ class Learning:
         trainer = self.trainer
         summary = CloudSummary(
             finished=bool(trainer and trainer.finished),
-            session=Session(
-                started=self._started,
-                ended=time.time(),
-                epochs=trainer.progress.epoch - (self._first_epoch or 0) if trainer else 0,
+            session=Session.ending(
+                self._started, self._begun, trainer.progress.epoch - (self._first_epoch or 0) if trainer else 0
             ),
             busy_seconds=trainer.busy if trainer else 0.0,
             test=trainer.test if trainer else None,

@@ -61,6 +61,7 @@ class Process:
     threaded: bool  # frames are sent by a thread of their own
     epochs_before: int  # completed in earlier processes of the run
     started: float = field(default_factory=time.time)  # seconds since 1970
+    begun: float = field(default_factory=time.monotonic)
     rss_bytes: int = field(default_factory=rss_bytes)  # resident set before the training
 
 
@@ -103,7 +104,7 @@ def summarise(
     return EdgeSummary(
         threaded=process.threaded,
         finished=finished,
-        session=Session(started=process.started, ended=time.time(), epochs=counts.epochs - process.epochs_before),
+        session=Session.ending(process.started, process.begun, counts.epochs - process.epochs_before),
         busy_seconds=counts.busy,
         data_wait_seconds=counts.data_wait,
         data_busy_seconds=counts.data_busy,

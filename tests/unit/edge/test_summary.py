@@ -79,7 +79,8 @@ def gate(tmp_path: Path) -> Gate:
 def of_a_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EdgeSummary]:
     """``of_a_run(gate, ...)``: the summary of a run whose figures all differ."""
     monkeypatch.setattr(summary, "peak_rss_bytes", lambda: 2000)
-    monkeypatch.setattr(summary.time, "time", lambda: 90.0)
+    clock = SimpleNamespace(monotonic=lambda: 15.0, time=lambda: 3.0)  # the machine's clock was set back meanwhile
+    monkeypatch.setattr("smartedge.artifacts.summary.time", clock)
 
     def make(
         gate: Gate | None = None,
@@ -97,7 +98,7 @@ def of_a_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EdgeSummary]:
         counts = Counts(2, 5, 11.0, 12.0, 13.0, FIGURES, FIGURES.model_copy(update={"loss": 2.5}))
         counts.traffic = Traffic({"train": 14}, {"train": 15}, {"train": 16}, "socket", 17.0, 18.0, 19.0)
         return summarise(
-            Process(threaded=True, epochs_before=3, started=80.0, rss_bytes=1000),
+            Process(threaded=True, epochs_before=3, started=80.0, begun=5.0, rss_bytes=1000),
             counts,
             get_method(method),
             dataset or faces(),
