@@ -121,7 +121,9 @@ def test_what_is_wrong_is_named_with_a_remedy(raw, words):
         ("model: {args: {rate: .nan}}", "model.args: nan is not a finite number"),
         ("train: {channels_last: maybe}", "train.channels_last: must be true or false, or must be 'auto', got 'maybe'"),
         ('data: {path: "a\\0b"}', "data.path: a text with a null character"),
-        ("data: 3", "data: must be a mapping of keys to values, got 3"),
+        ("data: 3", "data: must be a mapping of keys to values, got 3; write one of its keys, such as data.path"),
+        ("model: resnet50", "got 'resnet50'; write one of its keys, such as model.name"),
+        ("data: {limit: 100}", "data.limit: must be a mapping of keys to values, got 100; write {train: 100}"),
     ],
 )
 def test_a_mistake_in_yaml_is_told_in_the_words_of_users(text: str, says: str, tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("give either images or --source")
     if args.threshold is not None:
         check_threshold(args.threshold)
+    goal = goal_of(args)
     prepared = _PublishedModel(args) if _is_front(args.model) else _RunModel(args)
     _refuse_unreadable(args, prepared.data)
     readable = unreadable = by_back = 0
@@ -140,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
     source = args.source is not None
     with stop_on_signals() as stop, stop.watched() if source else nullcontext():
         shown = _shown(args, prepared.data, stop)
-        with prepared.answerer(args) as answerer:
+        with prepared.answerer(args, goal) as answerer:
             for batch in _batches(shown, 1 if source else BATCH):
                 good = [each for each in batch if each.pixels_CHW is not None]
                 for each in batch:
@@ -171,7 +172,7 @@ class _RunModel:
         self.run = TrainedRun.open(args.model)
         self.data = self.run.config.data
 
-    def answerer(self, args: argparse.Namespace) -> Answerer:
+    def answerer(self, args: argparse.Namespace, goal: Goal | None) -> Answerer:
         """With the back of the run, where it is there and no server is named."""
         from smartedge.edge.protection import open_gate
         from smartedge.inference.answering import Answerer
@@ -179,7 +180,7 @@ class _RunModel:
 
         front, run = TorchFront(self.run), self.run
         calibration, threshold = None, _THRESHOLD if args.threshold is None else args.threshold
-        if (goal := goal_of(args)) is not None:
+        if goal is not None:
             from smartedge.inference.run_calibration import calibration_of
 
             calibration = calibration_of(run, front)
@@ -202,7 +203,7 @@ class _PublishedModel:
         self.published = open_published(args.model, args, labels_sent=False)
         self.data = self.published.config.data
 
-    def answerer(self, args: argparse.Namespace) -> Answerer:
+    def answerer(self, args: argparse.Namespace, goal: Goal | None) -> Answerer:
         """With a server, or with the exit alone."""
         from smartedge.edge.protection import open_gate
         from smartedge.files import private_folder
@@ -212,7 +213,7 @@ class _PublishedModel:
         published = self.published
         front, calibration = OnnxFront(published), published.manifest.calibration
         threshold = published.manifest.threshold if args.threshold is None else args.threshold
-        if (goal := goal_of(args)) is not None:
+        if goal is not None:
             if calibration is None:
                 raise ConfigError(
                     "--offload, --lose: the front was published without calibration; publish it again where its "

@@ -291,6 +291,10 @@ def _hint(problem: Any, got: object) -> str:
 
     if _loc(problem) == ("model", "bottleneck"):
         return "; write a shape, such as 8x4x4"
+    if _loc(problem) == ("data", "limit"):
+        return "; write {train: 100}"
+    if problem["type"] == "model_type" and (section := _section_at(_loc(problem))):
+        return f"; write one of its keys, such as {'.'.join(_loc(problem))}.{next(iter(section.model_fields))}"
     if problem["type"] == "string_type" and isinstance(got, (bool, int, float)):
         return "; in quotes it is a text"
     if problem["type"] == "literal_error" and isinstance(got, str):

@@ -38,6 +38,7 @@ CASES = (
     (("infer", "nowhere", "a.png"), "nowhere: is not there; give a run directory"),
     (("infer", "RUN", "a.png", "b.png"), "none of the images can be read"),
     (("infer", "RUN", "a.png", "RUN/config.yaml"), "image cannot be decoded"),
+    (("infer", "RUN", "a.png", "--lose", "-1"), "--lose -1.0: give percentage points"),
     (("collect", "RUN", "--connect", "127.0.0.1:1"), "cloud: is there already"),
     (("collect", "HALF", "--connect", "127.0.0.1:1"), "cannot be reached"),
 )

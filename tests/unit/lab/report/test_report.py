@@ -497,3 +497,10 @@ def test_runs_whose_difference_is_not_shown_are_not_ranked(write_run, tmp_path):
     assert "No difference to the best of the others" in alike and "95 % interval −2.1 to +1.1" in alike
     apart = Page(write_comparison(runs[::-2], tmp_path / "apart.html")).text
     assert "4.0 points more than the best of the others" in apart.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_style_for_paper_stands_behind_the_rules_that_it_changes(repo_root):
+    style = (repo_root / "src/smartedge/lab/report/template.html.j2").read_text().partition("</style>")[0]
+    screen, found, paper = style.partition("@media print")
+    assert found and "\nbody {" in screen and "\n.scroll {" in screen
+    assert paper.partition("\n}\n")[2] == ""  # nothing comes after it
