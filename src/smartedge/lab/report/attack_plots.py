@@ -94,15 +94,9 @@ def attackers(leak: Leak) -> Figure:
             axes.axvspan(min(limits), axes.get_xlim()[1], facecolor=LINE, alpha=0.6, zorder=0)
         axes.set_xlabel(f"balanced accuracy on {short(leak.name, 30)}")
         handles = [Line2D([], [], label="on what was sent", **_ON_SENT)]
-        handles += [
-            Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]) for name, value in lines.items()
-        ]
+        handles += _line_handles(lines)
         canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
-        alt = (
-            f"Attackers on {leak.name}, balanced accuracy on what was sent: {'; '.join(words)}. Lines: "
-            + ", ".join(f"{name} {100 * value:.1f} %" for name, value in lines.items())
-            + "."
-        )
+        alt = f"Attackers on {leak.name}, balanced accuracy on what was sent: {'; '.join(words)}. {_line_words(lines)}."
         return Figure(to_svg(canvas, alt), f"How well attackers read {leak.name}", alt)
 
 
@@ -201,16 +195,11 @@ def _frontier(
         y, dy = point.desired
         axes.errorbar(x, y, xerr=dx or None, yerr=dy or None, fmt="none", ecolor=ATTACK, elinewidth=1.4, zorder=3)
         axes.plot(x, y, **_ON_SENT)
-        text = f"{point.label}: {task} {100 * y:.1f} %, best attack on {attribute} {100 * x:.1f} %"
-        if point.bound is not None:
-            axes.plot([x, point.bound], [y, y], color=LINE, linewidth=1.2, zorder=0)
-            axes.plot(point.bound, y, **_BOUND)
-            text += f", DP bound {100 * point.bound:.1f} %"
-        if point.noise_bound is not None:
-            axes.plot([x, point.noise_bound], [y, y], color=LINE, linewidth=1.2, zorder=0)
-            axes.plot(point.noise_bound, y, **_NOISE_BOUND)
-            text += f", noise bound {100 * point.noise_bound:.1f} %"
-        words.append(text)
+        for limit, look in ((point.bound, _BOUND), (point.noise_bound, _NOISE_BOUND)):
+            if limit is not None:
+                axes.plot([x, limit], [y, y], color=LINE, linewidth=1.2, zorder=0)
+                axes.plot(limit, y, **look)
+        words.append(_in_words(point, task, f"best attack on {attribute}"))
     for name, value in lines.items():
         axes.axvline(value, **_LINES[name], zorder=2)
     if desired is not None:
@@ -226,14 +215,12 @@ def _frontier(
         handles.append(Line2D([], [], label="its DP bound", **_BOUND))
     if any(point.noise_bound is not None for point, _ in audited):
         handles.append(Line2D([], [], label="its noise bound", **_NOISE_BOUND))
-    handles += [Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]) for name, value in lines.items()]
+    handles += _line_handles(lines)
     if desired is not None:
         handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
     canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
     _label(canvas, axes, [(point.label, x, point.desired[0]) for point, (x, _) in audited])
-    alt = f"Desired accuracy against the best attack. {'; '.join(words)}. Lines: " + ", ".join(
-        f"{name} {100 * value:.1f} %" for name, value in lines.items()
-    )
+    alt = f"Desired accuracy against the best attack. {'; '.join(words)}. {_line_words(lines)}"
     return alt + (f", undefended {task} {100 * desired:.1f} %." if desired is not None else ".")
 
 
@@ -300,7 +287,7 @@ def over_setting(
                     axes.plot(
                         *zip(*drawn, strict=True), **{**_LINES[line], "linestyle": dash}, marker=">", markersize=4
                     )
-            words += [_in_words(point, task) for point in points]
+            words += [_in_words(point, task, "best attack") for point in points]
         every = [point for points in rows.values() for point in points]
         if any(point.attack is not None for point in every):
             handles.append(Line2D([], [], color=ATTACK, **{**_ON_SENT, "linestyle": "-"}, label="best attack"))
@@ -315,7 +302,7 @@ def over_setting(
         ]
         for name, value in lines.items():
             axes.axhline(value, **_LINES[name], zorder=1)
-            handles.append(Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]))
+        handles += _line_handles(lines)
         if desired is not None:
             axes.axhline(desired, **_KEPT, zorder=1)
             handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
@@ -326,17 +313,25 @@ def over_setting(
         axes.grid(visible=False, axis="x")
         canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2, columnspacing=0.8)
         title = f"{task}{f', and the best attack on {attribute},' if attribute else ''} over {setting}"
-        alt = f"{title}: balanced accuracy. {'; '.join(words)}. Lines: " + ", ".join(
-            f"{name} {100 * value:.1f} %" for name, value in lines.items()
-        )
-        return Figure(to_svg(canvas, alt + "."), title, alt + ".")
+        alt = f"{title}: balanced accuracy. {'; '.join(words)}. {_line_words(lines)}."
+        return Figure(to_svg(canvas, alt), title, alt)
 
 
-def _in_words(point: Point, task: str) -> str:
+def _line_handles(lines: Mapping[str, float]) -> list[Line2D]:
+    """The entries of the references in a legend."""
+    return [Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]) for name, value in lines.items()]
+
+
+def _line_words(lines: Mapping[str, float]) -> str:
+    """The references, for readers who do not see the drawing."""
+    return "Lines: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in lines.items())
+
+
+def _in_words(point: Point, task: str, attack: str) -> str:
     """The figures of a point, for readers who do not see the drawing."""
     text = f"{point.label}: {task} {100 * point.desired[0]:.1f} %"
     if point.attack is not None:
-        text += f", best attack {100 * point.attack[0]:.1f} %"
+        text += f", {attack} {100 * point.attack[0]:.1f} %"
     if point.bound is not None:
         text += f", DP bound {100 * point.bound:.1f} %"
     if point.noise_bound is not None:
