@@ -94,7 +94,7 @@ def read_labels(data: RawData, desired: str | Sequence[str], sensitive: Sequence
     return Labels(task, columns, hidden)
 
 
-def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool = False) -> tuple[Task, list[Column]]:
+def read_task(data: RawData, desired: str | Sequence[str], *, blanks: bool) -> tuple[Task, list[Column]]:
     """The task of a column (single label), or of a list or group of columns (multi-label).
 
     With ``blanks``, images of a multi-label task may lack some labels.

@@ -63,8 +63,8 @@ def calibrate(
     batches: Iterable[tuple[NDArray[np.uint8], Labels]],
     *,
     noise: Noise,
-    protected: bool = True,
-    back: Back | None = None,
+    protected: bool,
+    back: Back | None,
 ) -> Calibration:
     """Let front, exit and back answer validation images as at inference.
 

@@ -35,7 +35,7 @@ class Learned:
             update needs no answer.
     """
 
-    step: EdgeStep | None = None
+    step: EdgeStep | None
     sent_BF: Tensor | None = None
     finish: Callable[[Tensor], None] | None = None
 

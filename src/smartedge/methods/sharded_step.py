@@ -137,7 +137,7 @@ def blank_term(back: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def apply_changes(
-    back: nn.Module, optimizer: torch.optim.Optimizer, changes: Sequence[Tensor], *, options: StepOptions = PLAIN
+    back: nn.Module, optimizer: torch.optim.Optimizer, changes: Sequence[Tensor], *, options: StepOptions
 ) -> None:
     """One update of the back.
 

@@ -21,7 +21,7 @@ from smartedge.types import SPLITS, SplitName
 __all__ = ["open_medmnist"]
 
 
-def open_medmnist(path: Path, channels: int = RGB) -> RawData:
+def open_medmnist(path: Path, channels: int) -> RawData:
     """Open ``{train,val,test}_{images,labels}``, or ``{x,y}_{train,val,test}``, as Keras names the arrays.
 
     Images are (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, or as many as are asked for, uint8, or

@@ -90,7 +90,7 @@ class _File(_Kept):
         offset: int,
         shape: tuple[int, int, int, int],
         bad: dict[int, str],
-        rows: Indices | None = None,
+        rows: Indices | None,
     ) -> None:
         self._file = os.open(pixels, os.O_RDONLY)  # held open, so that cleaning the cache does not end a run
         weakref.finalize(self, os.close, self._file)

@@ -111,11 +111,11 @@ class Stages:
     """The results of the stages, beside those on attributes; None where a stage was not made."""
 
     dp: NoiseTest
-    membership: Membership | None = None
-    reconstruction: Reconstruction | None = None
-    certificate: AuditCertificates | None = None
-    identity: Identity | None = None
-    persons: dict[str, dict[str, PersonBand]] | None = None
+    membership: Membership | None
+    reconstruction: Reconstruction | None
+    certificate: AuditCertificates | None
+    identity: Identity | None
+    persons: dict[str, dict[str, PersonBand]] | None
 
 
 def check_settings(settings: AuditSettings) -> None:

@@ -39,7 +39,7 @@ def gather_undefended(
     defended: RunEvidence,
     folder: Path,
     *,
-    named: Path | None = None,
+    named: Path | None,
     monitor: Monitor,
     clock: Clock,
     note: Callable[[str], None],

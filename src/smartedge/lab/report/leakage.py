@@ -55,8 +55,8 @@ class Leak:
     noise_bound: float | None  # the same limit from the distribution of the noise; None where it is not lower
     sensitive: bool  # the run was to hide it
     desired: bool  # the run learns it, so it is not to be hidden
-    certified: float | None = None  # no attacker of one release exceeds this, with the certificate's confidence
-    full_depth_needed: bool | None = None  # False: the certificate leaves attackers of full depth nothing to find
+    certified: float | None  # no attacker of one release exceeds this, with the certificate's confidence
+    full_depth_needed: bool | None  # False: the certificate leaves attackers of full depth nothing to find
 
     @property
     def unavoidable(self) -> float:

@@ -57,8 +57,8 @@ class Run:
     predictions: dict[str, NDArray[Any]] | None  # predictions.safetensors
     samples: dict[str, NDArray[Any]] | None  # edge/samples.safetensors; only the edge has it, since it holds images
     config: str | None  # config.yaml, as text
-    audit: Audit | None = None  # audit/audit.json
-    pictures: Pictures | None = None  # audit/reconstruction/samples.safetensors
+    audit: Audit | None  # audit/audit.json
+    pictures: Pictures | None  # audit/reconstruction/samples.safetensors
 
     @property
     def method(self) -> Method:

@@ -67,7 +67,7 @@ def cut(model: nn.Module, at: str, input_shape: tuple[int, ...] | None = None) -
 
 
 @deep_calls()
-def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ...] | None = None) -> list[Part]:
+def cut_in_order(model: nn.Module, at: Sequence[str], input_shape: tuple[int, ...] | None) -> list[Part]:
     """Divide ``model`` at several points: front, middle parts and back. Run after each other they are the model.
 
     Args:

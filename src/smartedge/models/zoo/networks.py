@@ -112,7 +112,7 @@ def usual_size(name: str, *, weights: str = "none") -> int | None:
     return None if published is None else int(published.input_size[-1])
 
 
-def _find(name: str, *, timm_first: bool = False) -> tuple[ModuleType, str]:
+def _find(name: str, *, timm_first: bool) -> tuple[ModuleType, str]:
     """The library that has a network of that name, and the name in it."""
     if is_on_hub(name):
         return load_timm(), name

@@ -28,7 +28,7 @@ class Statement:
     label_known: bool  # whether the attacker also has the desired label
     splits: tuple[str, ...]  # whose images are used
     persons: str | None  # column that names the person; None where each image counts as a person
-    training_only: bool = False  # whether only releases of training images carry noise
+    training_only: bool  # whether only releases of training images carry noise
 
 
 def certificate_of(
