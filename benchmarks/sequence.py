@@ -35,7 +35,7 @@ from smartedge.codec.learned import LearnedCodec
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config import Config, load_config
 from smartedge.data.drawn.faces import draw
-from smartedge.data.layouts.given import keep_given
+from smartedge.data.layouts.in_python import keep_given
 from smartedge.models.network import divide, to_input
 from smartedge.runs.checkpoint import load_weights
 from smartedge.types import Features

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from smartedge.codec import get_codec, pack, unpack
     from smartedge.config import Config, load_config
     from smartedge.errors import SmartEdgeError
-    from smartedge.lab.audit.given.run import audit
+    from smartedge.lab.audit.features.run import audit
     from smartedge.lab.report import write_report
     from smartedge.methods.back_step import cloud_forward, cloud_step
     from smartedge.methods.front_step import edge_forward, edge_step
@@ -27,7 +27,7 @@ _PUBLIC = {
     "Expand": "models.bottleneck",
     "SmartEdgeError": "errors",
     "TaskExit": "models.exits",
-    "audit": "lab.audit.given.run",
+    "audit": "lab.audit.features.run",
     "cloud_forward": "methods.back_step",
     "cloud_step": "methods.back_step",
     "cut": "models.cutting.cut",

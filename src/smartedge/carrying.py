@@ -18,7 +18,7 @@ from typing import IO
 
 from smartedge.artifacts.run import EdgeRun
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.given import place_of
+from smartedge.cloud.files_for_edges import place_of
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import load_run_config
 from smartedge.errors import LogError, RunError

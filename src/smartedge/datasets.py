@@ -104,7 +104,7 @@ def open_data(config: Config, monitor: Monitor) -> DataSet:
 
 def with_given_data(config: Config, data: object) -> Config:
     """The settings with a data set that is given in Python, which is kept in the run's directory."""
-    from smartedge.data.layouts.given import keep_given
+    from smartedge.data.layouts.in_python import keep_given
 
     named, folder = config.data.model_fields_set, config.run_dir / "data"
     if "path" in named and config.data.path != str(folder):

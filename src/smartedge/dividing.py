@@ -18,11 +18,11 @@ from smartedge.run_folder import has_begun
 from smartedge.runs.progress import Monitor, teller
 from smartedge.stopping import Stopped
 
-__all__ = ["divided_apart", "looked_through"]
+__all__ = ["check_and_divide", "divide_in_process"]
 
 
 @contextlib.contextmanager
-def looked_through(config: Config) -> Iterator[Division | None]:
+def check_and_divide(config: Config) -> Iterator[Division | None]:
     """Look through the settings of a new run, and begin the process that divides the network for the edge.
 
     None: the edge begins it, if it is needed. That is so for a run that has begun, for data that may have to be
@@ -52,7 +52,7 @@ def looked_through(config: Config) -> Iterator[Division | None]:
         yield division
 
 
-def divided_apart(config: Config, monitor: Monitor, answer: IO[bytes] | None = None) -> bytes | None:
+def divide_in_process(config: Config, monitor: Monitor, answer: IO[bytes] | None = None) -> bytes | None:
     """Front and exit, from another process: see :mod:`smartedge.edge.apart`. None: the edge is to divide the network.
 
     It does so where it learns from no exit, or has imported torch before: then another process would save nothing.

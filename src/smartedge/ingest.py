@@ -76,7 +76,7 @@ def run_ingest(
         monitor.update(Update("cloud", "ingest", text=text))
         with (
             serving_telemetry(metrics, ingest_telemetry(process, receiver), teller(monitor, "cloud", "metrics")),
-            stop.watched(),
+            stop.polled(),
         ):
             return process.run(stop, receiver.raise_failure)
     finally:

@@ -28,7 +28,7 @@ _GRACE_SECONDS = 20.0  # for a side to stop by itself when the other one has fai
 
 
 def run_both(
-    config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool, division: Division | None = None
+    config: Config, monitor: Monitor, *, resume: bool, edge_has_finished: bool, division: Division | None
 ) -> bool:
     """Start both sides from ``run_dir/config.yaml`` and wait for their end. True when done, False when interrupted.
 
@@ -47,7 +47,7 @@ def run_both(
     """
     sides: list[_Side] = []
     changed = threading.Event()
-    with stop_on_signals() as stop, stop.watched():
+    with stop_on_signals() as stop, stop.polled():
         try:
             has_cloud = get_method(config.method).has_cloud
             if not edge_has_finished:

@@ -235,13 +235,9 @@ def _refuse_other_settings(config: Config, *, edge: bool = True) -> None:
     if not file.exists():
         raise RunError(f"{config.run_dir}: a run has begun there, but its settings are gone; restore {file}")
     before = load_config(file)
-    told = (
-        changes_in_words(before.identity(), config.identity())
-        if edge
-        else changes_in_words(before.cloud_identity(), config.cloud_identity())
-    )
-    if told:
+    ours = (before.identity(), config.identity()) if edge else (before.cloud_identity(), config.cloud_identity())
+    if changes := changes_in_words(*ours):
         raise RunError(
-            f"{config.run_dir}: the run began with other settings ({told}); resume it with {file}, or start a new run "
-            "in another run_dir"
+            f"{config.run_dir}: the run began with other settings ({changes}); resume it with {file}, or start a new "
+            "run in another run_dir"
         )

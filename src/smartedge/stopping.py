@@ -33,22 +33,22 @@ class Stop(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self._watched = False
+        self._polled = False
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """The block looks at this event often, so a signal only sets it.
+    def polled(self) -> Iterator[None]:
+        """The block looks at this event often, so a signal only sets it, and does not interrupt the block.
 
         Raises:
             Stopped: it is set already.
         """
-        self._watched = True
+        self._polled = True
         try:
             if self.is_set():
                 raise Stopped
             yield
         finally:
-            self._watched = False
+            self._polled = False
 
     def ask(self) -> None:
         """Ask to end.
@@ -60,7 +60,7 @@ class Stop(threading.Event):
         if self.is_set():
             raise KeyboardInterrupt
         self.set()
-        if not self._watched:
+        if not self._polled:
             raise Stopped
 
 

@@ -13,7 +13,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
 from smartedge.datasets import open_data, with_given_data
-from smartedge.dividing import divided_apart, looked_through
+from smartedge.dividing import check_and_divide, divide_in_process
 from smartedge.framelog.log import check_disk
 from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to
 from smartedge.methods.base import get_method
@@ -21,8 +21,8 @@ from smartedge.models.zoo.names import check_name
 from smartedge.processes import run_both
 from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.runs.allocator import keep_freed_memory, share_freed_memory
-from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, Monitor, Update, teller
+from smartedge.runs.progress_file import ProgressFile
 from smartedge.runs.telemetry import serving_telemetry
 from smartedge.stopping import Stop, Stopped, stop_on_signals
 from smartedge.wire.sockets import location_of
@@ -61,7 +61,7 @@ def train(
         overrides: as for ``--set``.
         data: the data set itself, in place of ``data.path``: split (``train``, ``val``, ``test``) → a ``Dataset`` of
             torch or Hugging Face, a pair of arrays, or an iterable of pairs (image, label), as
-            :func:`~smartedge.data.layouts.given.keep_given` describes them. It is read once and kept in
+            :func:`~smartedge.data.layouts.in_python.keep_given` describes them. It is read once and kept in
             ``run_dir/data``; a resumed run uses what is there. Labels without a name are called as ``data.desired``, or
             else ``label``.
         resume: continue the run that ``run_dir`` holds.
@@ -77,12 +77,12 @@ def train(
     if data is not None:
         settings = with_given_data(settings, data)
     run_dir = settings.run_dir
-    with contextlib.nullcontext() if single_process else looked_through(settings) as division:
+    with contextlib.nullcontext() if single_process else check_and_divide(settings) as division:
         settings, speed = _measured(settings)
         facts = prepare_run(settings, resume=resume, speed=speed)
         shown = monitor or Bars()
         if single_process:  # else each side's process keeps its progress
-            shown = Noted(shown, run_dir)
+            shown = ProgressFile(shown, run_dir)
         with contextlib.closing(shown):
             if single_process:
                 finished = _is_complete(settings) or _train_here(settings, shown, resume=resume)
@@ -133,7 +133,7 @@ def run_edge(
         resume: continue the run that ``run_dir`` holds.
         metrics: where to answer ``/metrics`` and ``/healthz``, host and port; None: nowhere.
         stop: set it to stop cleanly.
-        parts: of :func:`smartedge.dividing.divided_apart`, where that was called before.
+        parts: of :func:`smartedge.dividing.divide_in_process`, where that was called before.
 
     Raises:
         LinkError, FleetError: somebody answers there, and does not take this edge (:func:`smartedge.links.link_to`).
@@ -147,7 +147,7 @@ def run_edge(
     if method.has_cloud:  # a full disk, a wrong address or certificate is told before torch is imported
         check_disk(config.run_dir / "edge")
         sender = sender_to(config, location, bundle, tell)
-    parts = parts or divided_apart(config, monitor)
+    parts = parts or divide_in_process(config, monitor)
 
     import torch
 
@@ -171,13 +171,13 @@ def run_edge(
         runner = EdgeRunner(config, dataset, sender, folder, monitor, resume=resume, threaded=True, parts=opened)
         del opened
         telemetry = edge_telemetry(runner.sender, lambda: runner.state.counts.epochs)
-        with serving_telemetry(metrics, telemetry, tell), stop.watched():
+        with serving_telemetry(metrics, telemetry, tell), stop.polled():
             return runner.run(stop)
 
     def begin(resume: bool) -> EdgeRunner:
         return EdgeRunner(config, dataset, sender, folder, monitor, resume=resume, threaded=True)
 
-    with serving_telemetry(metrics, edge_telemetry(None), tell), stop.watched():
+    with serving_telemetry(metrics, edge_telemetry(None), tell), stop.polled():
         return run_again_after_outages(begin, stop, tell, resume=resume)
 
 
@@ -216,7 +216,7 @@ def release_images(  # noqa: PLR0913 - one argument for each option of the comma
     sender = sender_to(config, location, bundle, tell)
     front = OnnxFront(published, config.threads)
     releaser, stop = Releaser(front, config, source, sender, monitor, resume=resume), stop or Stop()
-    with serving_telemetry(metrics, edge_telemetry(releaser.sender), tell), stop.watched():
+    with serving_telemetry(metrics, edge_telemetry(releaser.sender), tell), stop.polled():
         return releaser.release(stop)
 
 
@@ -275,7 +275,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
             one_way.start()
             where = location_of(udp[0], one_way.port)
             monitor.update(Update("cloud", "listen", text=f"listening for datagrams on {where}"))
-        with serving_telemetry(metrics, cloud_telemetry(runner, receiver), tell), stop.watched():
+        with serving_telemetry(metrics, cloud_telemetry(runner, receiver), tell), stop.polled():
             return runner.run(stop)
     finally:
         receiver.close()
@@ -325,7 +325,7 @@ def _train_here(config: Config, monitor: Monitor, *, resume: bool) -> bool:
             runner = EdgeRunner(
                 config, dataset, sender, config.run_dir / "edge", monitor, resume=resume, threaded=False
             )
-            with stop.watched():
+            with stop.polled():
                 return runner.run(stop)
     finally:
         if cloud is not None:

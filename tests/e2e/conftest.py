@@ -43,7 +43,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 @pytest.fixture
 def forked_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     """``smartedge train`` forks its two sides, which need not import torch then. The edge divides the network."""
-    monkeypatch.setattr("smartedge.training.looked_through", lambda config: nullcontext())
+    monkeypatch.setattr("smartedge.training.check_and_divide", lambda config: nullcontext())
     monkeypatch.setattr(processes, "subprocess", SimpleNamespace(Popen=Popen, PIPE=subprocess.PIPE))
 
 

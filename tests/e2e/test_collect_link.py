@@ -12,7 +12,7 @@ from commands import Command, settings_file
 
 from smartedge.carrying import carry
 from smartedge.cli.app import main
-from smartedge.cloud.given import given_by
+from smartedge.cloud.files_for_edges import files_for_edges
 from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.errors import ConfigError, LinkError, RunError, SmartEdgeError
 from smartedge.runs.progress import Quiet
@@ -76,7 +76,7 @@ def machines(tiny_config, tmp_path) -> tuple[Path, Path]:
 
 def asks(server: Path, change: Change = lambda ask, told: None) -> Asks:
     """What a server answers; ``change`` is what a hostile one does to it."""
-    answers = FileAnswers(given_by(server / "cloud"))
+    answers = FileAnswers(files_for_edges(server / "cloud"))
 
     def ask(question: bytes) -> bytes:
         told = Told.FromString(answers("edge", question))

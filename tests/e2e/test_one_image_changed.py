@@ -19,7 +19,7 @@ from runs import share_key
 
 from smartedge.codec import get_codec, pack
 from smartedge.config import Config
-from smartedge.data.layouts.given import keep_given
+from smartedge.data.layouts.in_python import keep_given
 from smartedge.edge import sender as sending
 from smartedge.privacy.noise import Noise
 from smartedge.runs.progress import Quiet

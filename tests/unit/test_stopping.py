@@ -38,7 +38,7 @@ def test_nohup_keeps_a_process_running_when_its_terminal_is_closed() -> None:
 
 
 def test_watched_work_is_asked_once_and_interrupted_the_second_time() -> None:
-    with stop_on_signals() as stop, stop.watched():
+    with stop_on_signals() as stop, stop.polled():
         signal.raise_signal(signal.SIGTERM)
         assert stop.is_set()
         with pytest.raises(KeyboardInterrupt) as caught:
@@ -64,7 +64,7 @@ def test_a_signal_that_is_lost_within_a_destructor_comes_again(capfd: pytest.Cap
 def test_what_begins_after_the_signal_does_not_begin() -> None:
     stop = Stop()
     stop.set()
-    with pytest.raises(Stopped), stop.watched():
+    with pytest.raises(Stopped), stop.polled():
         pytest.fail("it began")
 
 

@@ -91,7 +91,7 @@ _REPORT_SECONDS, _REPORT_SHARE = 20.0, 0.1  # kept of a budget for the report: t
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
-    from smartedge.lab.audit.given.noise import NOISE_WORDS
+    from smartedge.lab.audit.features.noise import NOISE_WORDS
 
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "audit",
@@ -182,14 +182,14 @@ def _of_run(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[A
 
 
 def _of_features(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[Audit, list[Path]]:
-    from smartedge.lab.audit.given.files import read_table
-    from smartedge.lab.audit.given.run import GivenSettings, audit_features
+    from smartedge.lab.audit.features.files import read_table
+    from smartedge.lab.audit.features.run import FeaturesSettings, audit_features
 
     settings = _settings(args)
     columns = None if settings.attributes == ("all",) else settings.attributes
     table = read_table(args.features, attributes=columns, seed=args.seed)
     folder = args.out or Path(f"{args.features}.audit")
-    how = GivenSettings(args.noise, args.known_label, args.seed, args.features.name)
+    how = FeaturesSettings(args.noise, args.known_label, args.seed, args.features.name)
     result = audit_features(table, settings, how, folder, monitor, clock=_without_report(clock))
     try:
         from smartedge.lab.report import write_features_page

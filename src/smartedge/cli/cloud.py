@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
 from smartedge.cli.arguments import host_and_port
-from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watched
+from smartedge.cli.common import add_side_arguments, add_watch_argument, metrics_address, side, watch_page
 from smartedge.cli.ending import cloud_ended
 from smartedge.errors import ConfigError
-from smartedge.runs.progress import Monitor, Update
+from smartedge.runs.progress import Update, teller
 from smartedge.stopping import Stopped
 
 __all__ = ["FleetArguments", "add_fleet_arguments", "add_parser", "fleet_of", "run"]
@@ -63,17 +62,16 @@ def run(args: argparse.Namespace) -> int:
     fleet = fleet_of(args)
     udp = None if args.listen_udp is None else host_and_port(args.listen_udp, "--listen-udp", example=_HERE)
     metrics = metrics_address(args)
-    with side(args, "cloud") as (config, monitor, stop), watched(args.watch, config.run_dir, _teller(monitor)):
+    with (
+        side(args, "cloud") as (config, monitor, stop),
+        watch_page(args.watch, config.run_dir, teller(monitor, "cloud", "watch")),
+    ):
         if not run_cloud(config, host, port, monitor, **fleet, udp=udp, resume=args.resume, metrics=metrics, stop=stop):
             raise Stopped
         if not args.until_input_ends:  # 'smartedge train' says it for both sides
             text = cloud_ended(config.run_dir, several_edges=config.several_edges)
             monitor.update(Update("cloud", "done", text=text))
     return 0
-
-
-def _teller(monitor: Monitor) -> Callable[[str], None]:
-    return lambda text: monitor.update(Update("cloud", "watch", text=text))
 
 
 def add_fleet_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,8 +17,8 @@ from smartedge.cli.arguments import host_and_port
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.logs import logging_to_stderr
-from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor, Update
+from smartedge.runs.progress_file import ProgressFile
 from smartedge.stopping import Stop, stop_on_signals
 
 _WATCH_PORT = 8817
@@ -34,9 +34,9 @@ __all__ = [
     "logs",
     "metrics_address",
     "next_line",
+    "notes_on_drawn_data",
     "side",
-    "told_of_drawn",
-    "watched",
+    "watch_page",
     "write_report_where_possible",
 ]
 
@@ -107,7 +107,7 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
     from smartedge.run_folder import in_folder, name_of, refuse_begun
 
     settings = _settings(args)
-    notes = told_of_drawn(settings) if args.front is None and name == "edge" else []
+    notes = notes_on_drawn_data(settings) if args.front is None and name == "edge" else []
     chosen = name_of(args.config or args.front.resolve())
     config = in_folder(settings.without_auto(), chosen, [name], resume=args.resume)
     if not args.resume:
@@ -117,7 +117,7 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
             # 'smartedge train' holds our standard input open. When its process ends, however that happens, we stop.
             threading.Thread(target=_follow_input, args=(_LINES,), daemon=True).start()
         shown: Monitor = JsonLines(sys.stdout) if args.progress == "json" else LogLines() if lines else Bars()
-        monitor = Noted(shown, config.run_dir)
+        monitor = ProgressFile(shown, config.run_dir)
         for text in notes:
             monitor.update(Update(name, "data", text=text))
         try:
@@ -150,7 +150,7 @@ def add_watch_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def watched(
+def watch_page(
     address: str | None, run_dir: Path, tell: Callable[[str], None], option: str = "--watch"
 ) -> AbstractContextManager[None]:
     """Serve the page of a run inside the block, where an address ``[HOST:]PORT`` is given, and tell which one it is.
@@ -177,7 +177,7 @@ def write_report_where_possible(run_dir: Path) -> Path | None:
         return None
 
 
-def told_of_drawn(config: Config) -> list[str]:
+def notes_on_drawn_data(config: Config) -> list[str]:
     """A line for the user where the settings name no data set, so that nobody takes the drawn faces for their own."""
     if "path" in config.data.model_fields_set:
         return []

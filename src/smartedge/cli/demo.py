@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.common import add_override_argument, add_watch_argument, watched
+from smartedge.cli.common import add_override_argument, add_watch_argument, watch_page
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.cli.report import print_table
     from smartedge.lab.report import compared, write_comparison, write_picture
 
-    with watched(args.watch, args.out, lambda text: print(text, flush=True)):
+    with watch_page(args.watch, args.out, lambda text: print(text, flush=True)):
         folders = _make_runs(args.out, args.overrides)
     print_table(folders)
     for sentence in compared(folders):

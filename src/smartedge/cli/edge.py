@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the edge's side to its end."""
     if args.front is not None:
         return_freed_memory()
-    from smartedge.dividing import divided_apart
+    from smartedge.dividing import divide_in_process
     from smartedge.fleet.bundle import open_bundle
     from smartedge.training import release_images, run_edge
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             done = release_images(published, config, args.source, args.connect, monitor, **how)
         elif args.connect == AWAITED and args.until_input_ends:
             answer = None if args.division is None else os.fdopen(args.division, "rb")
-            parts = divided_apart(config, monitor, answer)  # while the cloud starts
+            parts = divide_in_process(config, monitor, answer)  # while the cloud starts
             done = run_edge(config, _awaited(config), monitor, parts=parts, **how)
         else:
             done = run_edge(config, args.connect, monitor, **how)

@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
     readable = unreadable = by_back = 0
     # A camera is watched until somebody stops it. Given images are interrupted where that stands.
     source = args.source is not None
-    with stop_on_signals() as stop, stop.watched() if source else nullcontext():
+    with stop_on_signals() as stop, stop.polled() if source else nullcontext():
         shown = _shown(args, prepared.data, stop)
         with prepared.answerer(args, goal) as answerer:
             for batch in _batches(shown, 1 if source else BATCH):

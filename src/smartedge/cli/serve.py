@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
     trained.check_back()
     check_receiver(trained.config, host, port, **fleet)
 
-    from smartedge.cloud.given import given_by
+    from smartedge.cloud.files_for_edges import files_for_edges
     from smartedge.inference.backs import BackServer  # imports torch
     from smartedge.wire.files import FileAnswers
     from smartedge.wire.sockets import location_of
 
-    answers = FileAnswers(given_by(args.run_dir / "cloud"))
+    answers = FileAnswers(files_for_edges(args.run_dir / "cloud"))
     receiver = receiver_for(
         trained.config, BackServer(trained), host, port, **fleet, streams_per_edge=_CLIENTS, answer=answers
     )
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     telemetry = Telemetry(figures, lambda: [])
     try:
         receiver.start()
-        with logs(args), serving_telemetry(metrics, telemetry, print), stop_on_signals() as stop, stop.watched():
+        with logs(args), serving_telemetry(metrics, telemetry, print), stop_on_signals() as stop, stop.polled():
             print(f"listening on {location_of(host, receiver.port)}; Ctrl-C stops", flush=True)
             while not stop.wait(timeout=0.5):
                 pass

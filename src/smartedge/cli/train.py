@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from smartedge.cli.common import (
     add_config_arguments,
     add_watch_argument,
-    told_of_drawn,
-    watched,
+    notes_on_drawn_data,
+    watch_page,
     write_report_where_possible,
 )
 
@@ -57,10 +57,10 @@ def run(args: argparse.Namespace) -> int:
 
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]
     settings = load_config(args.config, [*args.overrides, *shorthands])
-    for line in told_of_drawn(settings):
+    for line in notes_on_drawn_data(settings):
         print(line, file=sys.stderr)
     config = in_folder(settings, name_of(args.config), resume=args.resume)
-    with watched(args.watch, config.run_dir, lambda text: print(text, file=sys.stderr)):
+    with watch_page(args.watch, config.run_dir, lambda text: print(text, file=sys.stderr)):
         results = train(config, resume=args.resume, single_process=args.single_process)
     print(summary_line(results))
     report = write_report_where_possible(config.run_dir)

@@ -41,7 +41,7 @@ _ELSEWHERE = {
 }
 
 # What pydantic says in the words of Python.
-_SAID = {
+_IN_WORDS = {
     "string_type": "must be a text",
     "path_type": "must be a text",
     "tuple_type": "must be a list",
@@ -134,7 +134,7 @@ def load_config(
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        lines = _told(error.errors())
+        lines = _lines_of(error.errors())
         raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
     return _at_trained_size(config)
 
@@ -239,7 +239,7 @@ def _loc(problem: Any) -> tuple[Any, ...]:
     return tuple(p for p in problem["loc"] if not (isinstance(p, str) and ("[" in p or p in ("bool", "int", "str"))))
 
 
-def _told(problems: Sequence[Any]) -> list[str]:
+def _lines_of(problems: Sequence[Any]) -> list[str]:
     """A line for each thing that is wrong, as ``key: what is wrong; what to do``."""
     texts = {_loc(each) for each in problems if each["type"] == "string_type"}
     inside = {_loc(each)[:-1] for each in problems}
@@ -249,14 +249,14 @@ def _told(problems: Sequence[Any]) -> list[str]:
         loc, kind = _loc(each), each["type"]
         key = ".".join(map(str, loc))
         if kind == "value_error":
-            told = str(each["ctx"]["error"]).split("\n")
-            lines += told if not loc else [f"{key}: {line}" for line in told]
+            parts = str(each["ctx"]["error"]).split("\n")
+            lines += [f"{key}: {part}" for part in parts] if loc else parts
         elif kind == "extra_forbidden":
             lines.append(f"{key}: unknown key; {_instead_of(loc)}")
         elif not (kind == "tuple_type" and loc in texts) and not (kind == "string_type" and loc in inside):
             values.setdefault(loc, []).append(each)
     for loc, several in values.items():
-        what = ", or ".join(_SAID.get(each["type"]) or _without_input(each["msg"]) for each in several)
+        what = ", or ".join(_IN_WORDS.get(each["type"]) or _without_input(each["msg"]) for each in several)
         got = several[0].get("input")
         lines.append(f"{'.'.join(map(str, loc))}: {what}, got {got!r}{_hint(several[0], got)}")
     return lines

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smartedge.cloud.given import back_weights
+from smartedge.cloud.files_for_edges import back_weights
 from smartedge.codec import get_codec, unpack
 from smartedge.errors import FrameError, RunError
 from smartedge.inference.answering import header_of

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.artifacts.front import Calibration, RunCalibration
-from smartedge.cloud.given import back_weights
+from smartedge.cloud.files_for_edges import back_weights
 from smartedge.datasets import dataset_of
 from smartedge.errors import RunError, SmartEdgeError
 from smartedge.inference.answering import BATCH

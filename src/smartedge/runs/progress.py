@@ -26,6 +26,7 @@ __all__ = [
     "Update",
     "epoch_line",
     "parse_update",
+    "teller",
 ]
 
 _log = logging.getLogger(__name__)

@@ -270,7 +270,7 @@ def test_a_verb_that_is_asked_to_stop_ends_with_the_code_of_its_kind(verb, numbe
     """Long verbs stop cleanly: 0. Others, and all at the second signal: 130. docs/errors.md says so."""
 
     def work(args: argparse.Namespace, *, looks: bool = False) -> int:
-        with stop_on_signals() as stop, stop.watched() if looks else nullcontext():
+        with stop_on_signals() as stop, stop.polled() if looks else nullcontext():
             signal.raise_signal(number)
             signal.raise_signal(number)
         raise AssertionError("nothing has stopped it")

@@ -23,7 +23,7 @@ from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines
 from smartedge.artifacts.fleet_run import CloudStart, FleetFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.summary import CloudSummary, has_finished
-from smartedge.cloud.given import back_weights
+from smartedge.cloud.files_for_edges import back_weights
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import completion
 from smartedge.cloud.ingest.completion import Completion, ask_to_close

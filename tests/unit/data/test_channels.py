@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from smartedge.config import load_config
 from smartedge.data import open_dataset
-from smartedge.data.layouts.given import keep_given
+from smartedge.data.layouts.in_python import keep_given
 from smartedge.datasets import dataset_of, with_given_data
 from smartedge.decode import Fit, decode
 from smartedge.errors import DataError

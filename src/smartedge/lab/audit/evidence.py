@@ -5,7 +5,7 @@ attacker has its own (auxiliary) images; to choose between attackers, it has the
 images as often as it likes. No image is in two splits. No person is in two splits either, where persons are known.
 
 :class:`Evidence` has what every attack on features needs. There are two ways to fill it: from a finished run
-(:mod:`.run_evidence`), or from features that somebody else computed (:mod:`.given.evidence`).
+(:mod:`.run_evidence`), or from features that somebody else computed (:mod:`.features.evidence`).
 
 Letters: N images, V views, F the feature shape, K classes or outputs.
 """

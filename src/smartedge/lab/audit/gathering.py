@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.run import EdgeRun
 from smartedge.artifacts.summary import refuse_unfinished
-from smartedge.cloud.given import back_weights
+from smartedge.cloud.files_for_edges import back_weights
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_run_config

@@ -19,7 +19,7 @@ from smartedge.config import Config, load_config
 from smartedge.errors import SmartEdgeError
 from smartedge.methods.base import get_method
 from smartedge.privacy.balance import read_balance
-from smartedge.runs.noted import PROGRESS
+from smartedge.runs.progress_file import PROGRESS
 from smartedge.runs.record import read_metrics
 
 __all__ = ["RunReader", "RunState"]

@@ -23,9 +23,9 @@ from smartedge.lab.audit.certificate import plugin
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.feature_cache import FeatureCache
-from smartedge.lab.audit.given import run
-from smartedge.lab.audit.given.run import GivenSettings, audit_features
-from smartedge.lab.audit.given.table import table_of
+from smartedge.lab.audit.features import run
+from smartedge.lab.audit.features.run import FeaturesSettings, audit_features
+from smartedge.lab.audit.features.table import table_of
 from smartedge.lab.audit.membership import membership
 from smartedge.lab.audit.neural import _Attacker
 from smartedge.lab.audit.run_evidence import RunEvidence
@@ -95,7 +95,7 @@ def test_an_audit_ends_with_its_budget(budget: float, time: Time, tmp_path: Path
     time.passes(_Attacker, "step", 0.1)  # hundreds of steps fill the time, not thousands
     attacks = ("linear", "trees", "mlp", "membership", "identity", "persons", "epsilon", "certificate")
     settings = AuditSettings(attacks=attacks, seeds=1, budget=budget)
-    how = GivenSettings("gaussian:sigma=0.5,clip=3", known_label=True)
+    how = FeaturesSettings("gaussian:sigma=0.5,clip=3", known_label=True)
     found = audit_features(features(), settings, how, tmp_path, Quiet(), clock=time.clock(budget))
     assert time.now <= budget + STEP
     best = found.attributes["hidden"].best
@@ -113,7 +113,7 @@ def test_checking_the_features_counts_too(time: Time, monkeypatch: pytest.Monkey
 
 
 def test_without_a_budget_it_would_take_much_longer(time: Time, tmp_path: Path) -> None:
-    how = GivenSettings("gaussian:sigma=0.5,clip=3", known_label=True)
+    how = FeaturesSettings("gaussian:sigma=0.5,clip=3", known_label=True)
     asked = AuditSettings(attacks=("identity",), seeds=1)
     found = audit_features(features(), asked, how, tmp_path, Quiet(), clock=time.clock(None))
     assert time.now > 250.0
@@ -121,7 +121,7 @@ def test_without_a_budget_it_would_take_much_longer(time: Time, tmp_path: Path) 
 
 
 def test_intervals_come_from_fewer_resamples_where_time_is_short(time: Time, tmp_path: Path) -> None:
-    how = GivenSettings("gaussian:sigma=0.5,clip=3", known_label=True)
+    how = FeaturesSettings("gaussian:sigma=0.5,clip=3", known_label=True)
     asked = AuditSettings(attacks=("identity",), seeds=1, budget=2400.0)  # a tenth of it is for identity
     found = audit_features(features(), asked, how, tmp_path, Quiet(), clock=time.clock(2400.0))
     assert time.now <= 240.0 + STEP

@@ -13,8 +13,8 @@ from smartedge.lab.audit.call import AuditSettings, Call
 from smartedge.lab.audit.certificate.sets import SetLaw, set_law
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Crossing, Persons, of_a_training_image
-from smartedge.lab.audit.given.evidence import evidence_of as given_evidence
-from smartedge.lab.audit.given.table import table_of
+from smartedge.lab.audit.features.evidence import evidence_of as given_evidence
+from smartedge.lab.audit.features.table import table_of
 from smartedge.lab.audit.people import _certificate, _strongest, find_identity, find_persons, fold_of
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian, Mechanism

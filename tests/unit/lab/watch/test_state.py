@@ -15,8 +15,8 @@ from smartedge.artifacts.results import Results
 from smartedge.artifacts.summary import EdgeSummary
 from smartedge.lab.watch.state import RunReader
 from smartedge.privacy.mechanisms import make_mechanism
-from smartedge.runs.noted import Noted
 from smartedge.runs.progress import Quiet, Update
+from smartedge.runs.progress_file import ProgressFile
 
 
 def write(run: Path, side: str, **changes: object) -> None:
@@ -107,7 +107,7 @@ def test_privacy_spent_is_what_the_ledger_says(running):
 
 def test_progress_is_kept_in_the_folder_of_the_side(tmp_path):
     (tmp_path / "edge").mkdir()
-    noted = Noted(Quiet(), tmp_path)
+    noted = ProgressFile(Quiet(), tmp_path)
     noted.update(Update("edge", "train", 5, 10, "loss 1"))
     noted.update(Update("edge", "link", text="the cloud is gone"))
     noted.update(Update("cloud", "train", 1, 10))  # this side runs elsewhere: it has no folder here
@@ -118,7 +118,7 @@ def test_progress_is_kept_in_the_folder_of_the_side(tmp_path):
     assert (line.text, line.warning) == ("the cloud is gone", True)
     assert (tmp_path / "edge" / "progress.json").stat().st_mode & 0o077 == 0 and not (tmp_path / "cloud").exists()
 
-    again = Noted(Quiet(), tmp_path)  # a resumed run keeps the lines of its log
+    again = ProgressFile(Quiet(), tmp_path)  # a resumed run keeps the lines of its log
     again.update(Update("edge", "data", text="more"))
     again.close()
     kept = SideProgress.read(tmp_path / "edge" / "progress.json")
@@ -127,7 +127,7 @@ def test_progress_is_kept_in_the_folder_of_the_side(tmp_path):
 
 def test_the_log_is_bounded_and_a_full_disk_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "edge").mkdir()
-    noted = Noted(Quiet(), tmp_path)
+    noted = ProgressFile(Quiet(), tmp_path)
     for number in range(300):
         noted.update(Update("edge", "data", text=str(number)))
     noted.close()

@@ -12,13 +12,13 @@ from smartedge.framelog.mark import MARK
 from smartedge.framelog.reader import STREAMS, segments_of
 from smartedge.wire.frame import settings_in
 
-__all__ = ["back_weights", "given_by", "place_of"]
+__all__ = ["back_weights", "files_for_edges", "place_of"]
 
 _SUMMARY, _METRICS, _PREDICTIONS, _BACK = "summary.json", "metrics.jsonl", "predictions.safetensors", "back.safetensors"
 _OF_THE_LOG = re.compile(rf"{MARK}|{STREAMS}|\d{{6}}\.frames", re.ASCII)
 
 
-def given_by(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
+def files_for_edges(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
     """What chooses the files that an edge may have, by the edge's name and its run.
 
     It is what :class:`smartedge.wire.files.FileAnswers` takes.

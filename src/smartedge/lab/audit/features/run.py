@@ -27,25 +27,25 @@ from smartedge.lab.audit.call import (
 )
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Crossing
-from smartedge.lab.audit.given.evidence import GivenEvidence, evidence_of
-from smartedge.lab.audit.given.files import read_table
-from smartedge.lab.audit.given.noise import mechanism_from, releases_of
-from smartedge.lab.audit.given.table import FeatureTable, table_of
+from smartedge.lab.audit.features.evidence import FeaturesEvidence, evidence_of
+from smartedge.lab.audit.features.files import read_table
+from smartedge.lab.audit.features.noise import mechanism_from, releases_of
+from smartedge.lab.audit.features.table import FeatureTable, table_of
 from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.stages import ATTACK_NAMES
 from smartedge.runs.progress import Monitor, Quiet
 
-__all__ = ["GivenSettings", "audit", "audit_features"]
+__all__ = ["FeaturesSettings", "audit", "audit_features"]
 
 _OF_RUNS_ONLY = ("reconstruction", "fine-tuned")
 
 
 @dataclass(frozen=True)
-class GivenSettings:
+class FeaturesSettings:
     """What is known beside the features."""
 
-    noise: str | None = None  # the noise law, see :func:`smartedge.lab.audit.given.noise.mechanism_from`
-    known_label: bool = False  # whether the attacker also has the desired label of each image
+    noise: str | None  # the noise law, see :func:`smartedge.lab.audit.features.noise.mechanism_from`
+    known_label: bool  # whether the attacker also has the desired label of each image
     seed: int = 0  # of splits, noise and attackers
     source: str | None = None  # name of the file
 
@@ -69,7 +69,7 @@ def audit(  # noqa: PLR0913 - one argument for each array and each option of the
     """Attack features of any origin, as ``smartedge audit --features`` does.
 
     Args:
-        features: a file as in :func:`smartedge.lab.audit.given.files.read_table`, or numbers (N, *F). With ``noise``
+        features: a file as in :func:`smartedge.lab.audit.features.files.read_table`, or numbers (N, *F). With ``noise``
             the clean features, before clip and noise; without, the features as an attacker gets them.
         labels: the desired label of each image, (N,): booleans, whole numbers or texts; only with an array.
         sensitive: column → (N,); only with an array.
@@ -106,7 +106,7 @@ def audit(  # noqa: PLR0913 - one argument for each array and each option of the
     else:
         table = table_of(features, sensitive=sensitive or {}, labels=labels, persons=persons, splits=splits, seed=seed)
     settings = AuditSettings(attacks=None if attacks is None else tuple(attacks), budget=budget, seeds=seeds)
-    how = GivenSettings(noise, known_label, seed, source)
+    how = FeaturesSettings(noise, known_label, seed, source)
     if out is not None:
         return audit_features(table, settings, how, Path(out), Quiet(), clock=clock)
     with tempfile.TemporaryDirectory() as folder:
@@ -116,11 +116,11 @@ def audit(  # noqa: PLR0913 - one argument for each array and each option of the
 def audit_features(
     table: FeatureTable,
     settings: AuditSettings,
-    how: GivenSettings,
+    how: FeaturesSettings,
     folder: Path,
     monitor: Monitor,
     *,
-    clock: Clock | None = None,
+    clock: Clock | None,
 ) -> Audit:
     """Attack features, write ``FOLDER/audit.json`` and return its content.
 
@@ -159,11 +159,11 @@ def audit_features(
     certificate = certificates(call, evidence)
     identity, persons = find_identity(call, evidence, None), find_persons(call, evidence, None)
     found = attribute_blocks(call, evidence, None, call.clock, certificate)
-    stages = Stages(dp, membership, certificate=certificate, identity=identity, persons=persons)
+    stages = Stages(dp, membership, reconstruction=None, certificate=certificate, identity=identity, persons=persons)
     return result_of(call, _facts(table, evidence, how.source), found, stages)
 
 
-def _facts(table: FeatureTable, evidence: GivenEvidence, source: str | None) -> AuditedFeatures:
+def _facts(table: FeatureTable, evidence: FeaturesEvidence, source: str | None) -> AuditedFeatures:
     return AuditedFeatures.model_validate(
         {
             "subject": evidence.subject,

@@ -14,7 +14,7 @@ from smartedge.artifacts.progress import News, SideProgress, Work
 from smartedge.errors import SmartEdgeError
 from smartedge.runs.progress import WARNINGS, Monitor, Update
 
-__all__ = ["PROGRESS", "Noted"]
+__all__ = ["PROGRESS", "ProgressFile"]
 
 PROGRESS = "progress.json"  # in a side's folder
 _LINES = 200
@@ -22,7 +22,7 @@ _FAILURE = "error"
 _EVERY_S = 2.0  # between two files
 
 
-class Noted:
+class ProgressFile:
     """Passes updates on to a monitor, and writes ``SIDE/progress.json`` where the side has a folder already.
 
     A file that cannot be written is left out: watching a run never stops it. Nothing waits for the disk.

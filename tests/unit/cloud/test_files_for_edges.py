@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from headers import stream_header
 
-from smartedge.cloud.given import given_by
+from smartedge.cloud.files_for_edges import files_for_edges
 from smartedge.cloud.store.feature_log import FeatureLog, log_folder
 from smartedge.errors import LogError, RunError
 from smartedge.types import EncodedBatch, Frame
@@ -38,7 +38,7 @@ def cloud(tmp_path: Path) -> Path:
 
 
 def test_one_edge_gets_what_report_and_audit_read(cloud: Path) -> None:
-    assert sorted(given_by(cloud)("door", "run of door")) == [
+    assert sorted(files_for_edges(cloud)("door", "run of door")) == [
         "000000.frames", "back.safetensors", "mark", "metrics.jsonl", "predictions.safetensors", "streams",
         "summary.json",
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def test_of_several_edges_none_gets_files_of_another_or_of_all(cloud: Path) -> N
     stored(cloud, "gate", cut="stage2")
     (cloud / "backs").mkdir()
     (cloud / "backs" / "stage2.safetensors").write_text("stage2")
-    choose = given_by(cloud)
+    choose = files_for_edges(cloud)
     for edge, back in (("door", cloud / "back.safetensors"), ("gate", cloud / "backs" / "stage2.safetensors")):
         given = choose(edge, f"run of {edge}")
         assert "predictions.safetensors" not in given and given["back.safetensors"] == back
@@ -63,17 +63,17 @@ def test_of_several_edges_none_gets_files_of_another_or_of_all(cloud: Path) -> N
 def test_who_has_no_part_in_the_run_gets_nothing(cloud: Path, edge: str, run: str) -> None:
     stored(cloud, "gate")
     with pytest.raises(RunError, match=r"has nothing of edge|a name has"):
-        given_by(cloud)(edge, run)
+        files_for_edges(cloud)(edge, run)
 
 
 def test_a_damaged_log_is_an_error_that_names_the_edge(cloud: Path) -> None:
     (log_folder(cloud, "door") / "streams").write_bytes(b"")
     with pytest.raises(LogError, match="edge 'door'"):
-        given_by(cloud)("door", "run of door")
+        files_for_edges(cloud)("door", "run of door")
 
 
 def test_pieces_end_with_the_file_and_no_other_name_is_read(cloud: Path) -> None:
-    answers = FileAnswers(given_by(cloud))
+    answers = FileAnswers(files_for_edges(cloud))
 
     def ask(**question: object) -> Told:
         return Told.FromString(answers("door", Ask(run="run of door", **question).SerializeToString()))  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_pieces_end_with_the_file_and_no_other_name_is_read(cloud: Path) -> None
 
 
 def test_a_file_that_changed_has_another_checksum(cloud: Path) -> None:
-    answers = FileAnswers(given_by(cloud))
+    answers = FileAnswers(files_for_edges(cloud))
 
     def checksum() -> bytes:
         told = Told.FromString(answers("door", Ask(run="run of door").SerializeToString()))

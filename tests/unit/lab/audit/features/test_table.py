@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smartedge.errors import DataError
-from smartedge.lab.audit.given.table import table_of
+from smartedge.lab.audit.features.table import table_of
 
 COUNT = 300
 RNG = np.random.default_rng(0)

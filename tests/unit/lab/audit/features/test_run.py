@@ -17,10 +17,10 @@ from smartedge.errors import ConfigError
 from smartedge.lab.audit import call as stages
 from smartedge.lab.audit.certificate import certify
 from smartedge.lab.audit.evidence import Crossing
-from smartedge.lab.audit.given.deep import deep_network
-from smartedge.lab.audit.given.evidence import evidence_of
-from smartedge.lab.audit.given.noise import mechanism_from
-from smartedge.lab.audit.given.table import table_of
+from smartedge.lab.audit.features.deep import deep_network
+from smartedge.lab.audit.features.evidence import evidence_of
+from smartedge.lab.audit.features.noise import mechanism_from
+from smartedge.lab.audit.features.table import table_of
 from smartedge.models.layout import layout_of_shape
 
 COUNT = 900

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from smartedge.errors import ConfigError, DataError
-from smartedge.lab.audit.given.table import FeatureTable, table_of
+from smartedge.lab.audit.features.table import FeatureTable, table_of
 
 __all__ = ["read_table"]
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from smartedge.errors import ConfigError
-from smartedge.lab.audit.given.noise import mechanism_from, releases_of
+from smartedge.lab.audit.features.noise import mechanism_from, releases_of
 from smartedge.privacy.mechanisms import Gaussian, Laplace, RandomisedResponse, SubsetSelection, Unprotected
 
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from smartedge.errors import ConfigError, DataError
-from smartedge.lab.audit.given.files import read_table
+from smartedge.lab.audit.features.files import read_table
 
 COUNT = 60
 FEATURES = np.random.default_rng(0).standard_normal((COUNT, 2, 3, 4)).astype(np.float32)

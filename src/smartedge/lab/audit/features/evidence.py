@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from smartedge.codec import get_codec
 from smartedge.lab.audit.evidence import Auxiliary, Crossing, Evidence, Persons
-from smartedge.lab.audit.given.deep import deep_network
-from smartedge.lab.audit.given.table import Column, FeatureTable
+from smartedge.lab.audit.features.deep import deep_network
+from smartedge.lab.audit.features.table import Column, FeatureTable
 from smartedge.methods.differentiable import differentiable
 from smartedge.models.layout import layout_of_shape
 from smartedge.privacy.mechanisms import Mechanism
@@ -18,7 +18,7 @@ from smartedge.runs.machine import pick_device
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import SplitName, Task
 
-__all__ = ["GivenEvidence", "evidence_of"]
+__all__ = ["FeaturesEvidence", "evidence_of"]
 
 _BATCH = 128
 _ROWS = 1024  # images that are taken together, at most
@@ -28,7 +28,7 @@ _NO_LABEL = Task("single", (), ("any",))  # where there is no desired label: it 
 
 
 @dataclass(frozen=True, kw_only=True)
-class GivenEvidence(Evidence):
+class FeaturesEvidence(Evidence):
     """The evidence of features that somebody else computed. There are no images, no front and no back."""
 
     digest: str  # of the features and labels
@@ -92,7 +92,7 @@ class GivenEvidence(Evidence):
         return deep_network(self.feature_shape, self.layout, outputs)
 
 
-def evidence_of(table: FeatureTable, mechanism: Mechanism, *, sent: Crossing, seed: int) -> GivenEvidence:
+def evidence_of(table: FeatureTable, mechanism: Mechanism, *, sent: Crossing, seed: int) -> FeaturesEvidence:
     """Clip the features, and release the protected ones once.
 
     Args:
@@ -129,7 +129,7 @@ def evidence_of(table: FeatureTable, mechanism: Mechanism, *, sent: Crossing, se
     if table.persons_N is not None:
         persons_N = torch.from_numpy(table.persons_N)
         persons = Persons("persons", persons_N[rows["train"]], persons_N[rows["val"]], persons_N[rows["test"]])
-    return GivenEvidence(
+    return FeaturesEvidence(
         name="defended",
         task=task,
         feature_shape=shape,

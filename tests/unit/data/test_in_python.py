@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import ChainDataset, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from smartedge.data import DataSet, open_dataset
-from smartedge.data.layouts.given import keep_given
+from smartedge.data.layouts.in_python import keep_given
 from smartedge.errors import DataError
 
 COUNT = 100  # more than are in memory at once
