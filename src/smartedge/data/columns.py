@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge.data.dataset import DataSet, Split
-from smartedge.data.labels import BOOLEAN, read_column
+from smartedge.data.labels import BOOLEAN, person_names, read_column
 from smartedge.data.raw import RawData
 from smartedge.errors import DataError
 from smartedge.types import SplitName
@@ -68,11 +68,7 @@ def persons_of(raw: RawData, dataset: DataSet, column: str) -> dict[str, Tensor]
             f"{raw.name} has a column {column!r}, but not in its {' and '.join(lacking)} split. Without it nobody can "
             "tell whether a person is in two splits; add it, empty for images of which nothing is known"
         )
-    values = {split: each.read([column])[column] for split, each in raw.splits.items()}
-    try:
-        names = {split: _names(part) for split, part in values.items()}
-    except pa.ArrowException as error:
-        raise DataError(f"column {column!r} of {raw.name} does not name persons: {error}") from error
+    names = {split: person_names(raw, split, column) for split in raw.splits}
     everybody = pc.unique(pa.chunked_array([chunk for part in names.values() for chunk in part.chunks], pa.string()))
     codes: dict[str, NDArray[np.int64]] = {
         split: np.asarray(pc.fill_null(pc.index_in(part, pc.drop_null(everybody)), -1).to_numpy(), np.int64)
@@ -83,18 +79,6 @@ def persons_of(raw: RawData, dataset: DataSet, column: str) -> dict[str, Tensor]
         parts["audit"] = dataset.audit
     # A split that the files do not have was set apart from their training images.
     return {split: torch.from_numpy(codes.get(split, codes["train"])[images.ids]) for split, images in parts.items()}
-
-
-def _names(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The names in a column as texts, null where there is none."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_floating(column.type):
-        column = pc.if_else(pc.is_finite(column), column, None)
-        if pc.all(pc.equal(column, pc.round(column)), min_count=0).as_py():
-            column = column.cast(pa.int64())  # one split may hold 5 and another one 5.0
-    names = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    return pc.if_else(pc.equal(names, ""), None, names)
 
 
 def yes_no_columns(raw: RawData) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from smartedge.types import SplitName, Task
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BOOLEAN", "Column", "Labels", "labels_of", "read_column", "read_labels", "read_task"]
+__all__ = ["BOOLEAN", "Column", "Labels", "labels_of", "person_names", "read_column", "read_labels", "read_task"]
 
 BOOLEAN = ("no", "yes")
 _YES_NO = (
@@ -39,17 +39,14 @@ _MOST_VALUES = 20  # so many different values may be classes of a very small dat
 Codes = NDArray[np.int64]
 
 
+@dataclass(frozen=True)
 class Column:
-    """One label column over all splits: ``names`` of its classes and, per split, int64 ``codes`` (N,).
+    """One label column over all splits."""
 
-    A code is an index into ``names``; where a row has no label that can be used it is -1, and ``unusable`` says why.
-    """
-
-    def __init__(self, column: str, names: tuple[str, ...], codes: Mapping[SplitName, Codes], unusable: str) -> None:
-        self.column = column
-        self.names = names
-        self.codes = codes
-        self.unusable = unusable
+    column: str
+    names: tuple[str, ...]  # of its classes
+    codes: Mapping[SplitName, Codes]  # int64 (N,), places in ``names``; -1 where a row has no label that can be used
+    unusable: str  # why not
 
 
 @dataclass(frozen=True)
@@ -179,6 +176,26 @@ def read_column(data: RawData, name: str) -> Column:
             return Column(name, BOOLEAN, codes, unusable)
     codes = {split: _integers(pc.index_in(part, values)) for split, part in parts.items()}
     return Column(name, tuple(map(str, known)), codes, unusable)
+
+
+def person_names(data: RawData, split: SplitName, column: str) -> pa.ChunkedArray:
+    """The persons in the images of a split, as texts (N,) without spaces around them; null where none is named.
+
+    Raises:
+        DataError: the values cannot be names.
+    """
+    values = data.splits[split].read([column])[column]
+    try:
+        if pa.types.is_dictionary(values.type):
+            values = values.cast(values.type.value_type)
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_finite(values), values, None)
+            if pc.all(pc.equal(values, pc.round(values)), min_count=0).as_py():
+                values = values.cast(pa.int64())  # one split may hold 5 and another one 5.0
+        names = pc.utf8_trim_whitespace(values.cast(pa.string()))
+        return pc.if_else(pc.equal(names, ""), None, names)
+    except pa.ArrowException as error:
+        raise DataError(f"column {column!r} of {data.name} does not name persons: {error}") from error
 
 
 def _named(name: str, data: RawData, parts: Mapping[SplitName, pa.ChunkedArray]) -> Column:

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from smartedge.data.dataset import Split
 from smartedge.data.dividing import balanced, divide, stratified
-from smartedge.data.labels import Column, Labels, labels_of
+from smartedge.data.labels import Column, Labels, labels_of, person_names
 from smartedge.data.raw import PERSON_COLUMN, Images, RawData, list_some
 from smartedge.data.reading.images import ImageStore
 from smartedge.data.suspect import notes_on_labels
 from smartedge.errors import DataError
-from smartedge.types import SplitName, Task
+from smartedge.types import SPLITS, SplitName, Task
 
 __all__ = ["MOST_SKIPPED", "Selection"]
 
@@ -107,7 +107,7 @@ class Selection:
         """
         stores = {source: self._decode(source, decoding) for source in self._data.splits}
         splits: dict[SplitName, Split] = {}
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             chosen, source = self.rows[split], self.origin[split]
             if not len(chosen):
                 others = ", ".join(f"{len(rows)} {other}" for other, rows in self.rows.items() if other != split)
@@ -199,7 +199,7 @@ def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:
     """A number for the person in each image. An image without a name is a person of its own."""
     if PERSON_COLUMN not in data.splits[source].columns:
         return np.arange(len(chosen))
-    names = data.splits[source].read([PERSON_COLUMN]).column(PERSON_COLUMN).take(chosen).to_pylist()
+    names = person_names(data, source, PERSON_COLUMN).take(chosen).to_pylist()
     number: dict[object, int] = {}
     keys = [("nobody", place) if name is None else name for place, name in enumerate(names)]
     return np.array([number.setdefault(key, len(number)) for key in keys])

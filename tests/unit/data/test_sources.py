@@ -156,6 +156,26 @@ def test_nobody_is_in_both_parts(tmp_path: Path, cache: Path, write_parquet: Cal
     assert len(set(nameless)) == len(nameless) > 1, "nobody knows that two of them are one person"
 
 
+def test_a_person_is_the_same_one_with_spaces_around_the_name(
+    tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]
+) -> None:
+    """As in the audit, which says how many persons the front has seen."""
+    names = ["Ada", " Ada ", "Bo", "Bo\t", "", " "] * 10
+    file = write_parquet(tmp_path / "faces.parquet", {"kind": [0, 1] * 30, "identity": names})
+    data = open_dataset(str(file), "kind", image_size=8, cache_dir=cache)
+    train = data.splits["train"]
+    named = {(names[row].strip(), int(person)) for row, person in zip(train.ids, train.persons, strict=True)}
+    nameless = [person for name, person in named if not name]
+    assert len(named) == len(nameless) + 2
+    assert len(set(nameless)) == sum(not names[row].strip() for row in train.ids)
+
+
+def test_a_column_of_lists_names_no_persons(tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]) -> None:
+    file = write_parquet(tmp_path / "faces.parquet", {"kind": [0, 1] * 30, "identity": [[1], [2, 3]] * 30})
+    with pytest.raises(DataError, match="column 'identity' of faces does not name persons"):
+        open_dataset(str(file), "kind", image_size=8, cache_dir=cache)
+
+
 def test_labels_that_are_lacking(tmp_path: Path, cache: Path, write_parquet: Callable[..., Path]) -> None:
     x, y = [1, 0, None, 1] * 20, [None, 0, 1, 0] * 20
     x[7] = y[7] = None
