@@ -252,9 +252,9 @@ def _print_table(plan: Plan, top: int) -> None:
     table.add_column("", no_wrap=True)
     shown = list(plan.ranked if top <= 0 else plan.ranked[:top])
     # The best choice of every method is always shown.
-    shown += [best for m in METHODS if (best := _first(plan, m)) is not None and best not in shown]
+    shown += [best for m in METHODS if (best := plan.first_of(m)) is not None and best not in shown]
     for p in shown:
-        joules = None if p.energy.compute is None or p.energy.radio is None else p.energy.compute + p.energy.radio
+        joules = p.energy.total
         table.add_row(
             describe(p.choice),
             f"{p.seconds_per_epoch:.3g}",
@@ -270,7 +270,3 @@ def _print_table(plan: Plan, top: int) -> None:
     left = len(plan.ranked) - len(shown)
     modelled = "edge J: modelled"
     print(f"predicted; {modelled}" + (f"; {left} more choices with --top 0" if left > 0 else ""))
-
-
-def _first(plan: Plan, method: str) -> Any:
-    return next((p for p in plan.ranked if p.choice.method == method), None)

@@ -16,6 +16,7 @@ from smartedge.artifacts.attacks import NamedFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.trees import Table, fit_logistic, fit_trees
+from smartedge.types import SPLITS
 
 __all__ = ["label_floor", "prediction_floor", "table_attack"]
 
@@ -34,7 +35,7 @@ def prediction_floor(evidence: Evidence, attribute: str) -> NamedFigures | None:
     """The best attack that sees only the task exit's answer; None where the method has no exit."""
     if not evidence.exit_scores:
         return None
-    train, val, test = (_answers(evidence, evidence.exit_scores[split]) for split in ("train", "val", "test"))
+    train, val, test = (_answers(evidence, evidence.exit_scores[split]) for split in SPLITS)
     return _floor(evidence, attribute, train, val, test)
 
 

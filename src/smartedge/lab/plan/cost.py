@@ -34,7 +34,7 @@ from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
 from smartedge.lab.plan.pipeline import Pass, coarsen, departures, slowdowns
-from smartedge.types import SplitName
+from smartedge.types import SPLITS, SplitName
 
 __all__ = ["STAGES", "predict"]
 
@@ -191,8 +191,7 @@ class _Costs:
 
     def _send_once(self) -> float:
         """A frozen front, or images: everything is sent once, and the cloud only logs it."""
-        splits: tuple[SplitName, ...] = ("train", "val", "test")
-        parts = [self._frames(split, learning=False, cloud_learns=None) for split in splits]
+        parts = [self._frames(split, learning=False, cloud_learns=None) for split in SPLITS]
         left = self._through(parts)
         for part in parts:
             self._count(part, 1.0)

@@ -78,7 +78,7 @@ def rows_by_cut(plan: Plan) -> list[tuple[str, Prediction]]:
             by_cut.setdefault(prediction.choice.cut, prediction)
     rows = [(name, by_cut[name]) for name in plan.setting.edge.all_cuts if name in by_cut]
     for other in METHODS:
-        first = next((p for p in plan.ranked if p.choice.method == other), None)
+        first = plan.first_of(other)
         if first is not None and not (rows and other == method):
             at = f" at {first.choice.cut}" if first.choice.cut else ""
             rows.append((f"{other}{at}", first))
@@ -148,7 +148,7 @@ def _page(plan: Plan, svg: str) -> str:
 
 
 def _table_row(p: Prediction) -> str:
-    joules = None if p.energy.compute is None or p.energy.radio is None else p.energy.compute + p.energy.radio
+    joules = p.energy.total
     cells = [
         describe(p.choice) + (f" (not allowed: {', '.join(p.rejected)})" if p.rejected else ""),
         f"{p.seconds_per_epoch:.3g}",

@@ -39,6 +39,11 @@ class Energy:
     compute: float | None
     radio: float | None
 
+    @property
+    def total(self) -> float | None:
+        """Both together; None where one of them is not known."""
+        return None if self.compute is None or self.radio is None else self.compute + self.radio
+
 
 def edge_energy(
     link: Link, *, compute_watts: float | None, busy_s: float, bytes_up: float, bytes_down: float

@@ -49,6 +49,10 @@ class Plan:
         """The first of those allowed that keeps the settings' method: what ``--write`` writes."""
         return self.best_of(self.method)
 
+    def first_of(self, method: str) -> Prediction | None:
+        """The first with that method, allowed or not."""
+        return next((p for p in self.ranked if p.choice.method == method), None)
+
     def best_of(self, method: str) -> Prediction | None:
         """The first of those allowed with that method."""
         return next((p for p in self.ranked if not p.rejected and p.choice.method == method), None)

@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from smartedge.data.layouts.cells import LACKING
 from smartedge.errors import DataError
 from smartedge.logs import plain
-from smartedge.types import SplitName
+from smartedge.types import SPLITS, SplitName
 
-__all__ = ["SPLITS", "Column", "FeatureTable", "table_of"]
+__all__ = ["Column", "FeatureTable", "table_of"]
 
-SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
 _MOST_CLASSES = 1000
 _MOST_AXES = 4
 _FEWEST_IMAGES = 60  # over all splits
