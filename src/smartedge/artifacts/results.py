@@ -320,15 +320,18 @@ class Results(Artifact):
     command: str = Field(description="runs it again")
 
     @property
+    def chance(self) -> float:
+        """Balanced accuracy of guessing."""
+        return 1 / len(self.task.names) if self.task.kind == "single" else 0.5
+
+    @property
     def learned_nothing(self) -> bool:
         """Whether every head is within three standard errors of guessing. Guessing exceeds them once in 700 runs.
 
         The better of plain and adjusted answers counts. Columns of a multi-label task count as independent.
         """
-        single = self.task.kind == "single"
-        classes = len(self.task.names) if single else 2
-        answers = self.data.test * (1 if single else len(self.task.columns))
-        limit = 1 / classes + 3 * math.sqrt((classes - 1) / answers) / classes
+        answers = self.data.test * (1 if self.task.kind == "single" else len(self.task.columns))
+        limit = self.chance + 3 * math.sqrt((1 / self.chance - 1) / answers) * self.chance
         return all(
             max(head.balanced_accuracy, head.balanced_accuracy_adjusted or 0.0) <= limit
             for head in self.test.present.values()

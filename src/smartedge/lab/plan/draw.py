@@ -86,14 +86,14 @@ def rows_by_cut(plan: Plan) -> list[tuple[str, Prediction]]:
 
 
 def _bars(canvas: Figure, rows: Sequence[tuple[str, Prediction]]) -> None:
-    from smartedge.lab.report.canvas import CLOUD, EDGE, INK, MUTED, label_rows, short
+    from smartedge.lab.report.canvas import INK, label_rows, short
+    from smartedge.lab.report.canvas import STAGES as LOOKS
 
-    looks = {"edge": (EDGE, "///"), "encode": (INK, "|||"), "link": (MUTED, "..."), "cloud": (CLOUD, "\\\\\\")}
     axes: Any = canvas.subplots()
     for y, (_, prediction) in enumerate(rows):
         left = 0.0
         for stage in STAGES:
-            colour, hatch = looks[stage]
+            colour, hatch = LOOKS[stage]
             busy = prediction.stage_seconds[stage]
             name = stage if y == 0 else None
             axes.barh(y, busy, left=left, color=colour, hatch=hatch, height=0.62, label=name)

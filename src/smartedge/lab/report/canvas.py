@@ -26,7 +26,7 @@ from matplotlib.ticker import FuncFormatter
 from smartedge.files import replacing
 
 __all__ = [
-    "ATTACK", "CLOUD", "EDGE", "INK", "LIMIT", "LINE", "MUTED", "PAPER", "PERCENT", "WIDTH",
+    "ATTACK", "CLOUD", "EDGE", "INK", "LIMIT", "LINE", "MUTED", "PAPER", "PERCENT", "STAGES", "WIDTH",
     "Canvas", "Figure", "Look", "at_end", "drawing", "in_two_lines", "label_rows", "mark", "save_png", "short",
     "to_svg",
 ]  # fmt: skip
@@ -68,6 +68,8 @@ _STYLE: dict[Any, Any] = {
 WIDTH = 4.4  # inches: about the width of a phone, so that the text can be read there
 PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 
+# Colour and hatch of each stage of a pipeline.
+STAGES = {"edge": (EDGE, "///"), "encode": (INK, "|||"), "link": (MUTED, "..."), "cloud": (CLOUD, "\\\\\\")}
 
 Look = dict[str, Any]  # keyword arguments for matplotlib: colours, dashes, markers
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smartedge.files import replacing
+from smartedge.lab.report.canvas import CLOUD, EDGE, INK, MUTED
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import fewer_epochs
 from smartedge.lab.report.verdict import margin
@@ -19,7 +20,7 @@ from smartedge.methods.schedules import get_schedule
 
 __all__ = ["write_picture"]
 
-INK, MUTED, EDGE, CLOUD, LINK = "#1b1f24", "#59636e", "#b45309", "#1d5fd6", "#8a94a0"
+LINK = "#8a94a0"
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlelocation": "left",
@@ -93,7 +94,7 @@ def _images(axes: Sequence[Axes], runs: Sequence[Run]) -> None:
 
 
 def _accuracy(axis: Axes, runs: Sequence[Run]) -> None:
-    guess = min(1 / len(run.results.task.names) if run.kind == "single" else 0.5 for run in runs)
+    guess = min(run.results.chance for run in runs)
     axis.set_title(f"Balanced accuracy, 95 % interval\n(bars begin at {100 * guess:.0f} %: guessing)")
     for row, run in enumerate(runs):
         test = run.results.test

@@ -18,6 +18,7 @@ from smartedge.lab.report.canvas import (
     MUTED,
     PAPER,
     PERCENT,
+    STAGES,
     WIDTH,
     Figure,
     at_end,
@@ -150,16 +151,15 @@ def offloading(curve: OffloadingCurve) -> Figure:
 def stages(seconds: Mapping[str, float], wall: float) -> Figure:
     """The stages one after another, beside the wall-clock time of an epoch, in which they overlap."""
     slowest = max(seconds, key=lambda name: seconds[name])
-    looks = {"edge": (EDGE, "///"), "encode": (INK, "|||"), "link": (MUTED, "..."), "cloud": (CLOUD, "\\\\\\")}
     with drawing(WIDTH, 2.3) as canvas:
         axes = canvas.subplots()
         left = 0.0
         for name, busy in seconds.items():
-            colour, hatch = looks[name]
+            colour, hatch = STAGES[name]
             axes.barh(0, busy, left=left, color=colour, hatch=hatch, height=0.62, label=name)
             left += busy
         axes.barh(1, wall, color=INK, height=0.62)
-        axes.barh(2, seconds[slowest], color=looks[slowest][0], hatch=looks[slowest][1], height=0.62)
+        axes.barh(2, seconds[slowest], color=STAGES[slowest][0], hatch=STAGES[slowest][1], height=0.62)
         for y, value in enumerate((left, wall, seconds[slowest])):
             at_end(axes, value, y, f"{value:.3g} s")
         label_rows(axes, ["One after another", "As run", f"Slowest ({slowest})"])

@@ -74,7 +74,7 @@ def _run_page(run: Run) -> dict[str, object]:
         "final": test[run.final],
         "final_name": names[run.final],
         "intervals": intervals,
-        "chance": 1 / len(results.task.names) if run.kind == "single" else 0.5,
+        "chance": results.chance,
         "curve_figures": [
             figure
             for figure in (

@@ -115,12 +115,11 @@ def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
     if not results.learned_nothing:
         return None
     best = max(figures.balanced_accuracy for figures in results.test.present.values())
-    guessed = 1 / len(results.task.names) if run.kind == "single" else 0.5
     return (
         "bad",
         "nothing learned",
         f"Nothing was learned: {percent(best)} balanced accuracy on {count(results.data.test)} test images is no "
-        f"better than guessing, which gives {percent(guessed)}.",
+        f"better than guessing, which gives {percent(results.chance)}.",
         [_ADVICE],
     )
 

@@ -179,7 +179,7 @@ class RunReader:
             names=_names(config),
             sides=() if gone else sides,
             points=self._points(run),
-            chance=_chance(results),
+            chance=None if results is None else results.chance,
             sent=self._sent(run),
             spent=self._spent.of(run / "edge" / "ledger.sqlite"),
             edges=edges,
@@ -324,12 +324,6 @@ def _names(config: Config | None) -> dict[str, str]:
         "edge": "exit (edge)",
         "cloud": "back (cloud)" if method is None or method.divides else "whole network (cloud)",
     }
-
-
-def _chance(results: Results | None) -> float | None:
-    if results is None:
-        return None
-    return 1 / len(results.task.names) if results.task.kind == "single" else 0.5
 
 
 def _result(results: Results) -> str:
