@@ -171,3 +171,18 @@ def test_one_stream_at_a_time(sealer: Plain, nobody: str, monkeypatch: pytest.Mo
             call()
     with pytest.raises(LinkError, match=f"^one-way link to {nobody}: disconnected$"):
         link._pause(0.0)
+
+
+def test_a_block_is_sent_when_64_kib_are_gathered_whatever_was_sent_before(
+    sealer: Plain, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, _ = link_over(sealer, nobody, monkeypatch)
+    link.open(header_of(100, joined=100))
+    head = len(frame_of(0).head)
+    for seq, missing in ((0, 0), (2, 1), (4, 1), (6, 0)):
+        before = link.counters().up
+        link.write(frame_of(seq, 1000))
+        link.write(frame_of(seq + 1, 2**16 - 1000 - 2 * head - missing))
+        assert (link.counters().up > before) == (not missing)
+        link.flush()
+    link.disconnect()
