@@ -50,6 +50,7 @@ def pytest_collection() -> Generator[None, object, object]:
 def _one_thread() -> None:
     """Small tensors are faster on one thread, and a run's numbers do not depend on the machine's cores."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)  # also of a GPU that a later test begins to use
 
 
 @contextlib.contextmanager
@@ -58,7 +59,9 @@ def seeded() -> Iterator[None]:
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would write the stack down, for a GPU not used yet
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
     try:
         yield
     finally:
