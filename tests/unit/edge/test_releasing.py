@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from runs import share_key
 
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.config import Config, load_config
@@ -19,6 +21,7 @@ from smartedge.edge.releasing import Releaser
 from smartedge.errors import DataError, FrontError, PrivacyError, RunError
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.privacy.ledger import Ledger
+from smartedge.privacy.noise import Noise
 from smartedge.runs.progress import Quiet, Update
 from smartedge.types import Task
 from smartedge.wire.memory import MemoryLink
@@ -95,13 +98,13 @@ def photographs(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_releaser(config: Config, log: FeatureLog, photographs: Path) -> Callable[..., Releaser]:
-    """``open_releaser(told, resume=...)``: of these photographs, to this log."""
+    """``open_releaser(told, resume=..., run_dir=..., log=...)``: of these photographs, to this log."""
     task = Task("single", ("light",), ("dark", "light"))
     front = Front(feature_shape=(2, 2, 2), mechanism=mechanism_of(config, (2, 2, 2)), task=task)
 
-    def make(told: Told, *, resume: bool = False) -> Releaser:
-        link = MemoryLink(StoreHandler(log))
-        told.releaser = Releaser(front, config, photographs, link, told, resume=resume)  # type: ignore[arg-type]
+    def make(told: Told, *, resume: bool = False, run_dir: Path = config.run_dir, log: FeatureLog = log) -> Releaser:
+        link, chosen = MemoryLink(StoreHandler(log)), config.model_copy(update={"run_dir": run_dir})
+        told.releaser = Releaser(front, chosen, photographs, link, told, resume=resume)  # type: ignore[arg-type]
         return told.releaser
 
     return make
@@ -170,6 +173,39 @@ def test_a_release_that_was_stopped_goes_on_with_what_is_left(
     assert len(told.bars) + len(again.bars) == 6
     judged = stop_at[0] != "release test"  # else the images that went before it were not looked at again
     assert bool(again.lines) == judged and not told.lines
+
+
+@pytest.mark.parametrize("stop_at", [None, ("release train", 2), ("release test", 1)])
+def test_another_image_changes_its_own_release_alone(
+    open_releaser: Callable[..., Releaser],
+    photographs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: tuple[str, int] | None,
+) -> None:
+    """Also where the edge was stopped and went on. The random words are the same, whatever is released."""
+    nonce = Noise.nonce
+    monkeypatch.setattr(Noise, "nonce", lambda self, *purpose, ids=None, content=None: nonce(self, *purpose))
+    crossed: list[list[tuple[object, ...]]] = []
+    for run, colour in (("one", 20), ("other", 90)):
+        Image.new("RGB", (8, 8), (colour,) * 3).save(photographs / "train" / "dark" / "020.png")
+        share_key(tmp_path / run)
+        with contextlib.closing(FeatureLog(tmp_path / f"{run}-store")) as log:
+            told = Told(stop_at)
+            done = open_releaser(told, run_dir=tmp_path / run, log=log).release(told.stop)
+            assert done == (stop_at is None)
+            if not done:
+                again = Told()
+                assert open_releaser(again, run_dir=tmp_path / run, log=log, resume=True).release(again.stop)
+            streams = [(dataclasses.replace(each, run="run"),) for each in log.streams]
+            batches = [frame.batch for frame in log.frames()]
+            frames = [(*each.ids.tolist(), *each.labels.tolist(), each.side, *each.payload) for each in batches]
+            crossed.append([*streams, *frames])
+    one, other = crossed
+    assert [place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b] == [3], "after three headers"
+    bytes_of_image = 4 * 8
+    assert one[3][:-bytes_of_image] == other[3][:-bytes_of_image], "ids, labels, and the other image's release"
+    assert len(one[3]) == len(other[3])
 
 
 def test_a_folder_that_holds_a_release_is_continued_with_the_same_images_alone(
