@@ -22,6 +22,7 @@ __all__ = [
     "disk_error",
     "final_name",
     "finite_or_none",
+    "folder_to_write",
     "is_disk_error",
     "open_regular",
     "private_folder",
@@ -157,6 +158,18 @@ def private_folder(path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
     except FileNotFoundError as error:  # the system makes none in such a place, as in /proc
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
+
+
+def folder_to_write(path: Path) -> None:
+    """Make a private folder, and try to write into it: long work should not end where its results cannot be kept.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written there.
+    """
+    private_folder(path)
+    tried = temporary_name(path / "tried")
+    os.close(os.open(tried, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
+    tried.unlink()
 
 
 def refuse_if_others_can_read(path: Path, error: type[Exception], what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from smartedge.files import (
     disk_error,
+    folder_to_write,
     is_disk_error,
     private_folder,
     refuse_if_others_can_read,
@@ -61,6 +63,21 @@ def test_where_no_folder_can_be_is_an_error_of_the_disk(tmp_path):
         with pytest.raises(OSError, match=r"\[Errno") as caught:
             private_folder(place)
         assert is_disk_error(caught.value), place
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_told_before_the_work(tmp_path, monkeypatch):
+    folder_to_write(tmp_path / "made")
+    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700 and list((tmp_path / "made").iterdir()) == []
+    opened = os.open
+
+    def read_only(path, flags, *rest):
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(OSError, match="Read-only"):
+        folder_to_write(tmp_path / "made")
 
 
 def test_readers_see_the_old_content_until_the_new_is_whole(tmp_path):

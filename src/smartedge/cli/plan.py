@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.lab.plan.draw import draw_plan
     from smartedge.lab.plan.job import Job, Setting
     from smartedge.lab.plan.links import parse_link
-    from smartedge.lab.plan.profile import only
+    from smartedge.lab.plan.profile import check_place_of, only
     from smartedge.lab.plan.search import Constraints, as_file, explain, make_plan, parse_depth, written
     from smartedge.methods.base import METHODS
     from smartedge.methods.schedules import SCHEDULES
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     link = parse_link(args.link)
     methods = _known("--methods", args.methods, tuple(METHODS)) or tuple(METHODS)
     schedules = _known("--schedules", args.schedules, tuple(SCHEDULES))
+    for file in filter(None, (args.write, args.plot)):
+        check_place_of(file)
     edge, cloud, counts = _profiles(args, config)
     if args.watts is not None:
         edge = edge.model_copy(update={"compute_watts": args.watts})

@@ -11,7 +11,7 @@ from smartedge.data.columns import yes_no_columns
 from smartedge.data.raw import PERSON_COLUMN
 from smartedge.datasets import raw_data_of
 from smartedge.errors import ConfigError
-from smartedge.files import private_folder
+from smartedge.files import folder_to_write
 from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
     REFERENCE,
@@ -67,7 +67,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor, *, clock: Cl
     call = Call(settings, run_dir / "audit", clock, monitor)
     if settings.fresh:
         _forget(call)
-    private_folder(call.folder)
+    folder_to_write(call.folder)
     evidence = gather(run_dir, attributes, clock=clock.part(clock.remaining() * _OPENING_SHARE), monitor=monitor)
     check_classes(evidence)
     _note_fewer_images(call, evidence)

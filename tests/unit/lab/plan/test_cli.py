@@ -119,6 +119,15 @@ def test_what_cannot_be_is_a_setting_error(
     assert not Path("x.yaml").exists()
 
 
+@pytest.mark.parametrize("option", ["--write", "--plot"])
+def test_a_place_that_takes_no_file_is_told_before_anything_is_measured(
+    option: str, files: Path, call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smartedge.cli.plan._profiles", lambda *_: pytest.fail("it was measured"))
+    assert call("plan", "run.yaml", "--link", "3g", option, "bench.json/x.png") == 2
+    assert "bench.json/x.png: a file is where a folder should be" in capsys.readouterr().err
+
+
 def test_images_may_be_given(files: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     call("plan", "run.yaml", "--link", "3g", "--measured", "bench.json", "--images", "50000", "--epochs", "2", "--json")
     job = json.loads(capsys.readouterr().out)["job"]

@@ -17,7 +17,7 @@ from smartedge.data import Split
 from smartedge.data.columns import persons_of
 from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import ConfigError, DataError, PrivacyError
-from smartedge.files import private_folder
+from smartedge.files import folder_to_write
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.lab.audit.gathering import AuditedData, check_run, open_audited, trained_parts
@@ -77,6 +77,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     held_out = _held_out(run_dir, config, opened, settings.splits)
     persons_N, persons = _persons(config, opened, held_out, settings.persons)
     labels_N = _desired(list(held_out.values()))
+    folder_to_write(run_dir / "audit")
     bounded_NF = np.concatenate(
         [_bounded(parts.front, mechanism, config, images, split, monitor) for split, images in held_out.items()]
     )
@@ -100,7 +101,6 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
         certificate = certificate_of(mechanism, held, statement, seed=seed, monitor=monitor)
     except DataError as error:
         raise DataError(f"{error}; add the images of another split (--splits), or hold out more") from error
-    private_folder(run_dir / "audit")
     certificate.write(run_dir / "audit" / "certificate.json")
     return certificate
 

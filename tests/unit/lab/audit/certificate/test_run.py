@@ -19,6 +19,7 @@ from smartedge.config import Config, load_config
 from smartedge.datasets import dataset_of
 from smartedge.errors import DataError, RunError
 from smartedge.lab.audit.certificate import certify as certifying
+from smartedge.lab.audit.certificate import run as of_runs
 from smartedge.lab.audit.certificate.run import CertifySettings, certify
 from smartedge.runs.progress import Quiet
 
@@ -118,6 +119,16 @@ def test_a_run_that_goes_on_is_not_certified(settings: Settings, tmp_path: Path)
     with pytest.raises(RunError, match="has not finished this run"):
         certified(run)
     assert not (run / "audit").exists()
+
+
+def test_a_place_without_room_for_the_certificate_is_told_before_the_front_sees_an_image(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = untrained_run(tmp_path / "run", settings())
+    (run / "audit").write_text("a file where a folder should be")
+    monkeypatch.setattr(of_runs, "_bounded", lambda *_: pytest.fail("the front was used"))
+    with pytest.raises(FileExistsError):
+        certified(run)
 
 
 def test_images_that_were_divided_anew_are_not_certified(settings: Settings, tmp_path: Path) -> None:
