@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from runs import share_key
 
+from smartedge.artifacts.run import Shipped
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
 from smartedge.config import Config, load_config
 from smartedge.edge.releasing import Releaser
@@ -139,7 +140,7 @@ def test_an_image_that_cannot_be_decoded_is_told_and_left_out(
 
 
 def test_every_image_is_released_once_and_the_exit_is_judged(
-    open_releaser: Callable[..., Releaser], log: FeatureLog
+    open_releaser: Callable[..., Releaser], log: FeatureLog, config: Config
 ) -> None:
     told = Told()
     releaser = open_releaser(told)
@@ -158,6 +159,7 @@ def test_every_image_is_released_once_and_the_exit_is_judged(
         *(("release test", done, 2) for done in (1, 2)),
     ]
     assert releaser.sender.traffic.images == {"train": 5, "val": 1, "test": 3}
+    assert Shipped.read(config.run_dir / "edge" / "shipped.json").confirmed == 6
 
 
 @pytest.mark.parametrize("stop_at", [("release train", 2), ("release test", 1)])

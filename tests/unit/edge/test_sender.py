@@ -249,6 +249,21 @@ def test_a_stop_ends_what_waits_for_room_or_for_the_end_of_the_queue():
         send(box, 3)
 
 
+def test_a_stop_is_heard_while_a_batch_waits_for_room():
+    gate, stop = threading.Event(), threading.Event()
+    box = sender(Receiver(gate=gate), queue_frames=1)
+    box.open(HEADER)
+    timers = [threading.Timer(0.1, stop.set), threading.Timer(60.0, gate.set)]  # the second one ends a failed test
+    for timer in timers:
+        timer.start()
+    with box.until(stop, cut_off=False), pytest.raises(Interrupted):
+        send_many(box, 4)
+    assert not gate.is_set(), "there was no room yet"
+    timers[1].cancel()
+    gate.set()
+    box.abort()
+
+
 def test_an_answer_is_waited_for_and_counted_as_time_of_the_link(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr("smartedge.edge.sender.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
