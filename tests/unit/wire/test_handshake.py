@@ -23,7 +23,7 @@ from ports import held_port
 from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.grpc_receiver import GrpcReceiver
-from smartedge.wire.handshake import greet, tls_context
+from smartedge.wire.handshake import _first_words, greet, tls_context
 
 
 @pytest.fixture
@@ -157,6 +157,17 @@ def test_another_program_is_told_apart(words: bytes, mine: Credentials) -> None:
         greet(where, Credentials())
     with answering(says(words), says(words)) as where, pytest.raises(LinkError, match="does not use TLS"):
         greet(where, mine)
+
+
+@pytest.mark.parametrize(("pieces", "words"), [([b"four", b"fives", b"more"], b"fourfives"), ([b"four", b""], b"four")])
+def test_first_words_may_come_in_pieces(pieces: list[bytes], words: bytes) -> None:
+    sizes: list[int] = []
+
+    def hear(size: int) -> bytes:
+        sizes.append(size)
+        return pieces.pop(0)[:size]
+
+    assert _first_words(lambda: None, hear) == words and sizes == [9, 5]
 
 
 def test_tls_that_says_no_in_its_own_words_is_told_apart() -> None:
