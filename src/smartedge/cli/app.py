@@ -12,6 +12,7 @@ error (docs/errors.md).
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -77,6 +78,9 @@ _EXTRAS = {
 }
 # Verbs that may run for long: SIGTERM or Ctrl-C ends them well, and the same command goes on.
 _LONG = frozenset({"audit", "cloud", "edge", "infer", "ingest", "serve", "sweep", "train", "watch"})
+
+# Errors of the disk that come again wherever a run has the same place.
+_ANOTHER_PLACE = {errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
 
 _LINE_END = "\n"  # errors of settings have a line for each problem
 
@@ -178,7 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         name = error.filename
         where = "" if name is None else f"{plain(os.fsdecode(name) if isinstance(name, bytes) else str(name))}: "
-        what_now = f"{disk_error(error)}{_how_to_go_on(arguments, args)}"
+        next_step = "" if error.errno in _ANOTHER_PLACE else _how_to_go_on(arguments, args)
+        what_now = f"{disk_error(error)}{next_step}"
         _say(args, "error", f"error [{LogError.code}]: {where}{what_now}", code=LogError.code)
         return LogError.exit_code
     finally:

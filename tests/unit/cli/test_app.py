@@ -311,6 +311,17 @@ def test_a_run_whose_disk_is_full_says_how_to_go_on(
     )
 
 
+def test_a_place_that_no_resumption_mends_gets_no_advice_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: object) -> int:
+        raise OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300)
+
+    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, resume=False))
+    assert app.main(["train", "run.yaml"]) == 8
+    assert capsys.readouterr().err.endswith("choose a shorter one (File name too long)\n")
+
+
 def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(args: object) -> int:
         raise OSError(errno.ENOTCONN, "not connected")
