@@ -77,6 +77,8 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     held_out = _held_out(run_dir, config, opened, settings.splits)
     persons_N, persons = _persons(config, opened, held_out, settings.persons)
     labels_N = _desired(list(held_out.values()))
+    if settings.label_known and (itself := [name for name in names if name in opened.dataset.task.columns]):
+        raise ConfigError(f"--known-label: {itself[0]!r} is the desired label itself; leave out one of the two")
     folder_to_write(run_dir / "audit")
     bounded_NF = np.concatenate(
         [_bounded(parts.front, mechanism, config, images, split, monitor) for split, images in held_out.items()]
@@ -85,8 +87,6 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     held: dict[str, HeldOut] = {}
     for name in names:
         desired = name in opened.dataset.task.columns
-        if desired and settings.label_known:
-            raise ConfigError(f"--known-label: {name!r} is the desired label itself; leave out one of the two")
         classes_N = np.concatenate([opened.labels[_KEYS[split]][name].numpy() for split in held_out])
         held[name] = HeldOut(bounded_NF, classes_N, opened.classes[name], persons_N, None if desired else labels_N)
     statement = Statement(
