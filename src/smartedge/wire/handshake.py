@@ -48,7 +48,7 @@ def greet(location: str, credentials: Credentials, wait_s: float = LOOK_S) -> st
         LinkError: somebody answers who uses TLS where this side does not, or the other way round; whose certificate
             this side does not accept, or who does not accept the one of this side; or who speaks another language.
     """
-    where = split_location(location)
+    where, silent = split_location(location), f"no answer within {wait_s:g} s"
     context = tls_context(credentials) if credentials.tls else None
     ended: list[str | BaseException | None] = []
 
@@ -58,6 +58,8 @@ def greet(location: str, credentials: Credentials, wait_s: float = LOOK_S) -> st
                 ended.append(_greet_in_clear(location, where, wait_s))
             else:
                 ended.append(_greet_with_tls(location, where, credentials, context, wait_s))
+        except TimeoutError:  # sockets and TLS say it in their own words
+            ended.append(silent)
         except (OSError, UnicodeError) as error:  # the latter: a name that no host can have
             ended.append(getattr(error, "strerror", None) or str(error))
         except BaseException as error:
@@ -67,7 +69,7 @@ def greet(location: str, credentials: Credentials, wait_s: float = LOOK_S) -> st
     looking.start()
     looking.join(timeout=wait_s)
     if not ended:
-        return f"no answer within {wait_s:g} s"
+        return silent
     if isinstance(ended[0], BaseException):
         raise ended[0]
     return ended[0]

@@ -213,7 +213,7 @@ def test_nobody_there_is_no_error(mine: Credentials, monkeypatch: pytest.MonkeyP
     with socket.create_server(("127.0.0.1", 0)) as silent:  # as a cloud that was stopped: the kernel connects
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         for shown in (Credentials(), mine):
-            assert greet(where, shown, 0.2) in ("no answer within 0.2 s", "timed out")
+            assert greet(where, shown, 0.2) == "no answer within 0.2 s"
     asked = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: asked.wait(timeout=60) and [])  # a network that is down
     assert greet("cloud.example:1", Credentials(), 0.05) == "no answer within 0.05 s"
