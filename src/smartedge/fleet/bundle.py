@@ -22,9 +22,8 @@ def open_bundle(path: Path, *, now: datetime | None = None) -> Bundle:
     Raises:
         FleetError: it is missing or damaged, others may read it, or its time has ended.
     """
-    if path.exists():
-        refuse_if_others_can_read(path, FleetError, "an edge's bundle")
-    bundle = Bundle.read(path)
+    bundle = Bundle.read(path)  # first: of a file that is no bundle nobody need change the rights
+    refuse_if_others_can_read(path, FleetError, "an edge's bundle")
     if (bundle.certificate is None) != (bundle.key is None) or (bundle.certificate is None) == (bundle.token is None):
         raise FleetError(f"{path}: must hold either a certificate with its key, or a token; {Bundle.remedy}")
     if bundle.until <= (now or datetime.now(timezone.utc)):

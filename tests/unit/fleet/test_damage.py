@@ -151,3 +151,14 @@ def test_the_list_of_a_fleet_names_what_is_damaged(
     assert command_line(["fleet", "list", str(folder)]) != 0
     said = capsys.readouterr()
     assert "door  may send until" in said.out and "cloud.key: is damaged" in said.err
+
+
+def test_a_file_that_is_no_bundle_is_told_before_who_may_read_it(fleet: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("data: {path: drawn}\n")
+    (tmp_path / "run.yaml").chmod(0o644)
+    with pytest.raises(FleetError, match="is damaged: it is not JSON"):
+        open_bundle(tmp_path / "run.yaml")
+    bundle = next((fleet / "bundles").glob("*.bundle"))
+    bundle.chmod(0o644)
+    with pytest.raises(FleetError, match="users other than its owner may read"):
+        open_bundle(bundle)
