@@ -277,6 +277,37 @@ def test_a_front_that_is_not_what_was_published_is_refused(published, tmp_path):
         open_front(folder, trust=trust, require=[Requirement.parse("certificate<=70%")])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"names": ("a", "b", "c")}, r"answers have the shapes \(\(1, 4, 2, 2\), \(1, 2\)\), and not .*\(1, 3\)"),
+        ({"names": ()}, r"and not .*\(1, 0\)"),
+        ({"image_size": 8}, "do not fit to manifest.json: ONNX Runtime stopped at images"),
+    ],
+)
+def test_networks_that_do_not_fit_to_their_manifest(published, change, said):
+    """Somebody who publishes by hand can mix the files of two fronts. Their digests are right then."""
+    _, folder, _ = published(model={"bottleneck": [4, 2, 2]})
+    manifest = FrontManifest.read(folder / "manifest.json")
+    settings, task = manifest.settings, manifest.task
+    if "image_size" in change:
+        settings = {**settings, "data": {**settings["data"], **change}}
+    else:
+        task = task.model_copy(update=change)
+    manifest.model_copy(update={"task": task, "settings": settings}).write(folder / "manifest.json")
+    with pytest.raises(FrontError, match=said):
+        OnnxFront(open_front(folder, trust=None))
+
+
+def test_settings_of_another_version_are_told_as_those_of_the_front(published):
+    _, folder, _ = published(model={"bottleneck": [4, 2, 2]})
+    manifest = FrontManifest.read(folder / "manifest.json")
+    manifest.model_copy(update={"settings": {**manifest.settings, "old": 1}}).write(folder / "manifest.json")
+    for use in (lambda: open_front(folder, trust=None), lambda: settings_for_release(folder)):
+        with pytest.raises(FrontError, match=r"manifest.json: the settings in it.*old: unknown key.*publish it again"):
+            use()
+
+
 def test_an_edge_that_sends_labels_asks_more_of_a_certificate_than_one_that_asks_questions(published, tmp_path, capsys):
     """Its frames hold the desired labels in clear."""
     _, folder, _ = published(model={"bottleneck": [4, 2, 2]}, dp={"mechanism": "gaussian", "epsilon": 8.0})

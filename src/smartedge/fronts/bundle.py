@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from smartedge.artifacts.front import FrontManifest
 from smartedge.config import Config, load_config
-from smartedge.errors import FrontError
+from smartedge.errors import ConfigError, FrontError
 from smartedge.files import open_regular
 from smartedge.fleet.signing import is_signed_by
 from smartedge.fronts.requirements import Requirement
@@ -100,7 +98,7 @@ def open_front(
         _check_signature(folder, content, trust)
     if manifest.files.keys() != _FILES:
         raise FrontError(f"{folder / MANIFEST}: does not name the files of a front bundle; {FrontManifest.remedy}")
-    config = load_config(_settings(manifest))
+    config = _config(manifest, folder)
     mechanism = mechanism_of(config, manifest.feature_shape)
     if not same_policy(mechanism.policy(), manifest.policy):
         raise FrontError(f"{folder}: its privacy policy is not that of its settings; {FrontManifest.remedy}")
@@ -134,16 +132,27 @@ def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: an override is wrong.
     """
     manifest = FrontManifest.parse(_read(folder / MANIFEST), folder / MANIFEST)
-    trained = load_config(_settings(manifest)).model_dump(mode="json")
+    trained = _config(manifest, folder).model_dump(mode="json")
     trained["train"] |= {"front_epochs": None}  # the front is not trained again
     trained["train"]["distill"] |= {"epochs": 0}
     trained["model"]["front"] = str(folder / "front.safetensors")
     return load_config({**trained, "schedule": "freeze-and-log"}, overrides)
 
 
-def _settings(manifest: FrontManifest) -> dict[str, JsonValue]:
-    """The settings of the run that trained the front, as far as edge and cloud must agree on them."""
-    return {key: value for key, value in manifest.settings.items() if key != "front"}
+def _config(manifest: FrontManifest, folder: Path) -> Config:
+    """The settings of the run that trained the front, as far as edge and cloud must agree on them.
+
+    Raises:
+        FrontError: this program does not know them.
+    """
+    settings = {key: value for key, value in manifest.settings.items() if key != "front"}
+    try:
+        return load_config(settings)
+    except ConfigError as error:
+        raise FrontError(
+            f"{folder / MANIFEST}: the settings in it are not those of this version of smartedge: {error}. Use the "
+            "version that published the front, or publish it again with this one"
+        ) from error
 
 
 def _read(path: Path) -> bytes:

@@ -9,8 +9,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from smartedge import metrics
+from smartedge.artifacts.front import FrontManifest
 from smartedge.errors import FrontError
 from smartedge.fronts.bundle import EXIT, FRONT, PublishedFront
+from smartedge.image_size import ImageSize
 from smartedge.runs.allocator import trim_heap
 from smartedge.types import Features
 
@@ -37,7 +39,29 @@ class OnnxFront:
         self.agreement = {**published.manifest.settings, "front": published.manifest.files["front.safetensors"]}
         self._front = session(published.read(FRONT), str(published.folder / FRONT), threads)
         self._exit = session(published.read(EXIT), str(published.folder / EXIT), threads)
+        self._check_fit()
         trim_heap()  # what making the networks ready took: 4 MiB
+
+    def _check_fit(self) -> None:
+        """Run both networks once: of other classes, answers would have wrong names.
+
+        Raises:
+            FrontError: they are not those of the manifest.
+        """
+        images_BCHW = np.zeros((1, *ImageSize.of(self.config.data.image_size).shape), np.uint8)
+        expected = ((1, *self.feature_shape), (1, len(self.task.names)))
+        try:
+            features_BF = _run(self._front, "images", images_BCHW)
+            found = features_BF.shape, _run(self._exit, "features", features_BF).shape
+        except FrontError as error:
+            found, why = None, str(error)
+        else:
+            why = f"features and answers have the shapes {found}, and not {expected}"
+        if found != expected:
+            raise FrontError(
+                f"{self.published.folder}: front.onnx and exit.onnx do not fit to manifest.json: {why}; "
+                f"{FrontManifest.remedy}"
+            )
 
     def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
         """uint8 (B, 3, H, W) → bounded features, float32 (B, *F).
