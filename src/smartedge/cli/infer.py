@@ -137,9 +137,9 @@ def run(args: argparse.Namespace) -> int:
     prepared = _PublishedModel(args) if _is_front(args.model) else _RunModel(args)
     _refuse_unreadable(args, prepared.data)
     readable = unreadable = by_back = 0
-    # A camera is watched until somebody stops it. Given images are interrupted where that stands.
+    # A camera is watched until somebody stops it. Given images, or waiting for a name, are interrupted at once.
     source = args.source is not None
-    with stop_on_signals() as stop, stop.polled() if source else nullcontext():
+    with stop_on_signals() as stop, stop.polled() if source and args.source != "-" else nullcontext():
         shown = _shown(args, prepared.data, stop)
         with prepared.answerer(args, goal) as answerer:
             for batch in _batches(shown, 1 if source else BATCH):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any, TextIO
 
 import numpy as np
@@ -25,6 +27,7 @@ _CAMERA = "camera:"
 _VIDEOS = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"})
 _LOOK_S = 0.5  # between two looks at a folder, at least
 _REST = 9  # times as long as a look took: one at 100 000 files takes most of a second of processor time
+_SILENT_S = 10.0  # without a picture, beside the time between two
 _SETTLED_S = 1.0  # a file that was changed within this time may still be written
 _State = tuple[int, int]  # of a file: time of its last change, and size
 
@@ -76,7 +79,7 @@ def open_source(
         every: seconds between two images of a video or camera.
         once: a folder is read once and not watched.
         lines: standard input, for ``-``.
-        tell: takes a line about folders in the folder, whose images are not looked for.
+        tell: takes a line about folders in the folder, whose images are not looked for, and about a silent camera.
 
     Raises:
         DataError: there is no such file or folder, or the video or camera cannot be read.
@@ -89,7 +92,8 @@ def open_source(
         files: Iterable[Path] = (Path(line.strip()) for line in lines or () if line.strip())
         return (decoded(str(file), file) for file in files)
     if where.startswith(_CAMERA):
-        return _frames(where.removeprefix(_CAMERA), "v4l2", decoded, stop, every)
+        frames = _frames(where.removeprefix(_CAMERA), "v4l2", decoded, stop, every)
+        return _apart(frames, where, stop, every, tell)
     path = Path(where)
     if path.is_dir():
         return (decoded(str(file), file) for file in _watch(path, stop, tell, once=once))
@@ -98,7 +102,7 @@ def open_source(
             f"--source {where}: there is no such file or folder; give a folder, a video, an image, camera:DEVICE, or -"
         )
     if path.suffix.lower() in _VIDEOS:
-        return _frames(where, None, decoded, stop, every)
+        return _apart(_frames(where, None, decoded, stop, every), where, stop, every, tell)
     return iter([decoded(where, path)])
 
 
@@ -151,6 +155,46 @@ def _contents(folder: Path) -> tuple[dict[str, _State], set[str]]:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
     return images, folders
+
+
+def _apart(
+    pictures: Iterator[SourceImage], where: str, stop: threading.Event, every: float, tell: Callable[[str], None]
+) -> Iterator[SourceImage]:
+    """Pictures that another thread reads: a library that waits for a camera cannot be asked to stop."""
+    queue: Queue[SourceImage | BaseException | None] = Queue(1)
+    ended = threading.Event()
+
+    def read() -> None:
+        try:
+            for picture in pictures:
+                queue.put(picture)
+                if ended.is_set():
+                    return
+            queue.put(None)
+        except BaseException as error:
+            queue.put(error)
+
+    threading.Thread(target=read, name="smartedge-source", daemon=True).start()
+    silent, patience = 0.0, _SILENT_S + every
+    try:
+        while not stop.is_set():
+            try:
+                found = queue.get(timeout=_LOOK_S)
+            except Empty:
+                if silent < patience <= silent + _LOOK_S:
+                    tell(f"{where}: no picture has come for {patience:.0f} s")
+                silent += _LOOK_S
+                continue
+            silent = 0.0
+            if found is None:
+                return
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        ended.set()
+        with contextlib.suppress(Empty):
+            queue.get_nowait()  # the thread may be waiting for room
 
 
 def _frames(

@@ -132,6 +132,32 @@ def test_a_video(tmp_path):
     assert len(list(open_source(file, 16, threading.Event(), every=0.1))) == 30
 
 
+def test_a_camera_that_delivers_nothing_is_told_and_can_be_stopped(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    monkeypatch.setattr("smartedge.inference.sources._SILENT_S", 0.0)
+    file, stop, told = tmp_path / "film.mp4", threading.Event(), []
+    os.mkfifo(file)  # whoever opens it waits for the other side, in a library
+
+    def tell(text: str) -> None:
+        told.append(text)
+        stop.set()
+
+    assert list(open_source(str(file), 16, stop, every=1.0, tell=tell)) == []
+    assert told == [f"{file}: no picture has come for 1 s"]
+    os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))  # its thread ends
+
+
+def test_a_video_that_is_left_ends_its_thread(tmp_path):
+    file = str(tmp_path / "film.mp4")
+    write_video(file, "mpeg4", "yuv420p", 30)
+    source = open_source(file, 16, threading.Event(), every=0.1)
+    next(source)
+    (thread,) = [each for each in threading.enumerate() if each.name == "smartedge-source"]
+    source.close()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+
+
 def test_a_damaged_picture_does_not_end_a_video(tmp_path):
     file = tmp_path / "film.avi"
     write_video(str(file), "mjpeg", "yuvj420p", 6)
