@@ -277,28 +277,6 @@ def test_a_front_that_is_not_what_was_published_is_refused(published, tmp_path):
         open_front(folder, trust=trust, require=[Requirement.parse("certificate<=70%")])
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"names": ("a", "b", "c")}, r"answers have the shapes \(\(1, 4, 2, 2\), \(1, 2\)\), and not .*\(1, 3\)"),
-        ({"names": ()}, r"and not .*\(1, 0\)"),
-        ({"image_size": 8}, "do not fit to manifest.json: ONNX Runtime stopped at images"),
-    ],
-)
-def test_networks_that_do_not_fit_to_their_manifest(published, change, said):
-    """Somebody who publishes by hand can mix the files of two fronts. Their digests are right then."""
-    _, folder, _ = published(model={"bottleneck": [4, 2, 2]})
-    manifest = FrontManifest.read(folder / "manifest.json")
-    settings, task = manifest.settings, manifest.task
-    if "image_size" in change:
-        settings = {**settings, "data": {**settings["data"], **change}}
-    else:
-        task = task.model_copy(update=change)
-    manifest.model_copy(update={"task": task, "settings": settings}).write(folder / "manifest.json")
-    with pytest.raises(FrontError, match=said):
-        OnnxFront(open_front(folder, trust=None))
-
-
 def test_settings_of_another_version_are_told_as_those_of_the_front(published):
     _, folder, _ = published(model={"bottleneck": [4, 2, 2]})
     manifest = FrontManifest.read(folder / "manifest.json")

@@ -58,7 +58,9 @@ EXIT = network(
 )
 
 
-def front_with(folder: Path, mechanism: Any, kind: str = "single") -> OnnxFront:
+def front_with(
+    folder: Path, mechanism: Any, kind: str = "single", names: tuple[str, ...] = ("a", "b"), side: int = 2
+) -> OnnxFront:
     content = {"front.onnx": network(FIRST, name="images", result="features", uint8=True, **PLACES), "exit.onnx": EXIT}
     files = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
     for name, data in content.items():
@@ -67,9 +69,10 @@ def front_with(folder: Path, mechanism: Any, kind: str = "single") -> OnnxFront:
         files={**files, "front.safetensors": "d" * 64},
         feature_shape=(4,),
         settings={"seed": 1},
-        task=Task(kind, ("a", "b"), ("a", "b")),  # type: ignore[arg-type]
+        task=Task(kind, ("a", "b"), names),  # type: ignore[arg-type]
     )
-    return OnnxFront(PublishedFront(folder, *cast("Any", (manifest, None, mechanism))), threads=1)
+    config = SimpleNamespace(data=SimpleNamespace(image_size=side))
+    return OnnxFront(PublishedFront(folder, *cast("Any", (manifest, config, mechanism))), threads=1)
 
 
 def test_features_are_bounded_and_the_exit_answers_for_them(tmp_path: Path) -> None:
@@ -86,6 +89,22 @@ def test_features_are_bounded_and_the_exit_answers_for_them(tmp_path: Path) -> N
         np.testing.assert_allclose(front.logits(features, released=released), features @ WEIGHTS, rtol=1e-6)
     with pytest.raises(FrontError, match=r"ONNX Runtime stopped at features of shape \(3, 5\)"):
         front.logits(np.zeros((3, 5), np.float32), released=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "side", "said"),
+    [
+        (("a", "b", "c"), 2, r"have the shapes \(\(1, 4\), \(1, 2\)\), and not \(\(1, 4\), \(1, 3\)\)"),
+        ((), 2, r"and not \(\(1, 4\), \(1, 0\)\)"),
+        (("a", "b"), 3, "manifest.json: ONNX Runtime stopped at features"),
+    ],
+)
+def test_networks_that_do_not_fit_to_their_manifest(
+    tmp_path: Path, names: tuple[str, ...], side: int, said: str
+) -> None:
+    """Somebody who publishes by hand can mix the files of two fronts. Their digests are right then."""
+    with pytest.raises(FrontError, match=said):
+        front_with(tmp_path, mechanism_of(load_config({}), (4,)), names=names, side=side)
 
 
 @pytest.mark.parametrize(("mechanism", "alone"), [("none", False), ("gaussian", True)])
