@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from smartedge.artifacts.front import CertifiedAttribute, FrontManifest
 from smartedge.cli.app import main
@@ -27,6 +28,7 @@ from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, ex
 from smartedge.inference.backs import _agree
 from smartedge.links import receiver_for
 from smartedge.methods.mechanism import mechanism_of
+from smartedge.models.zoo.networks import build
 from smartedge.runs.progress import Quiet
 from smartedge.stopping import Stop
 from smartedge.training import release_images, run_edge, train
@@ -55,7 +57,8 @@ def published(tiny_config, tmp_path):
 
     def make(**changes):
         data = {"path": str(tmp_path / "photographs"), "desired": "label", "sensitive": [], "limit": {}}
-        config = tiny_config("run", epochs=1, schedule="freeze-and-log", data=data, train={"batch_size": 8}, **changes)
+        changes["train"] = {"batch_size": 8, **changes.get("train", {})}
+        config = tiny_config("run", epochs=1, schedule="freeze-and-log", data=data, **changes)
         train(config, single_process=True, monitor=Quiet())
         (tmp_path / "factory").mkdir(mode=0o700)
         make_signing_key(tmp_path / "factory")
@@ -143,6 +146,21 @@ def test_the_same_bytes_as_an_edge_with_torch(published, tmp_path, open_log):
     wanted = stored(open_log, with_torch)
     assert [len(ids) for _, ids, *_ in wanted] == [8, 8, 7, 8, 4, 8, 4], "one of 24 training images is damaged"
     assert stored(open_log, without) == wanted
+
+
+def test_a_front_of_pretrained_weights_that_stayed_frozen(published, tmp_path, open_log):
+    """It answers as torch does, and feeds a training whose back begins anew."""
+    network = build("tiny:build", outputs=7, image_size=16, seed=5)
+    save_file(network.state_dict(), tmp_path / "tiny.safetensors")
+    model = {"weights": str(tmp_path / "tiny.safetensors"), "bottleneck": None}
+    trained, folder, trust = published(model=model, train={"freeze": "front"})
+    front = open_front(folder, trust=trust)
+    images_BCHW = np.random.default_rng(1).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
+    features_BF = OnnxFront(front).features(images_BCHW)
+    np.testing.assert_allclose(features_BF, TorchFront(trained).features(images_BCHW), atol=1e-5, rtol=0)
+    config = load_config(settings_for_release(folder), {"run_dir": str(tmp_path / "next")})
+    with_a_cloud(config, lambda location: release_images(front, config, tmp_path / "photographs", location, Quiet()))
+    assert sum(len(ids) for _, ids, *_ in stored(open_log, config)) == 47
 
 
 def test_a_stopped_release_goes_on_and_repeats_nothing(published, tmp_path, open_log):

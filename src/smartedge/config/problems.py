@@ -83,10 +83,6 @@ def _network(config: Config) -> list[str]:
             "model.adapter, which learn it",
         ),
         (
-            bool(train.freeze) and model.front is not None,
-            "train.freeze, model.front: a front that was trained before is frozen already; give one of them",
-        ),
-        (
             model.adapter is not None and not train.freeze,
             "model.adapter: it corrects frozen layers; name them in train.freeze, for example 'front'",
         ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from smartedge.config.section import Section
 from smartedge.config.settings import Config
@@ -16,7 +16,16 @@ from smartedge.files import disk_error
 from smartedge.image_size import ImageSize
 from smartedge.models.blueprint import weights_named
 
-__all__ = ["Nested", "config_of_edge", "load_config", "load_run_config", "parse_overrides"]
+__all__ = [
+    "Nested",
+    "config_of_agreement",
+    "config_of_edge",
+    "load_config",
+    "load_run_config",
+    "parse_overrides",
+]
+
+_DIGESTS = ("front", "start", "weights")  # of files, in an agreement
 
 # What other programs call our settings.
 _ELSEWHERE = {
@@ -151,6 +160,15 @@ def _at_trained_size(config: Config) -> Config:
     if size is None:
         return config
     return config.model_copy(update={"data": config.data.model_copy(update={"image_size": ImageSize.of(size)})})
+
+
+def config_of_agreement(agreement: Mapping[str, JsonValue]) -> Config:
+    """The settings in an agreement (:meth:`Config.agreement`). The digests of files in it are no settings.
+
+    Raises:
+        ConfigError: this program does not know the settings.
+    """
+    return load_config({key: value for key, value in agreement.items() if key not in _DIGESTS})
 
 
 def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smartedge.artifacts.front import FrontManifest
-from smartedge.config import Config, load_config
+from smartedge.config import Config, config_of_agreement, load_config
 from smartedge.errors import ConfigError, FrontError
 from smartedge.files import open_regular
 from smartedge.fleet.signing import is_signed_by
@@ -145,9 +145,8 @@ def _config(manifest: FrontManifest, folder: Path) -> Config:
     Raises:
         FrontError: this program does not know them.
     """
-    settings = {key: value for key, value in manifest.settings.items() if key != "front"}
     try:
-        return load_config(settings)
+        return config_of_agreement(manifest.settings)
     except ConfigError as error:
         raise FrontError(
             f"{folder / MANIFEST}: the settings in it are not those of this version of smartedge: {error}. Use the "

@@ -14,7 +14,7 @@ from smartedge.artifacts.run import SharedRun
 from smartedge.artifacts.summary import EdgeSummary, has_finished
 from smartedge.artifacts.task import TaskFacts
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
-from smartedge.config import Config, load_config, load_run_config
+from smartedge.config import Config, config_of_agreement, load_run_config
 from smartedge.errors import RunError
 from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["TorchFront", "TrainedRun", "load_part"]
 
 _BATCH = 64
-_FILES = ("front", "weights")  # of the agreement: digests of files, which are no settings
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class TrainedRun:
         own = load_run_config(folder) if (folder / "config.yaml").exists() or not file.exists() else None
         said = None if own is None or file.exists() or (folder / "edge").exists() else _said(folder, own.model.cut)
         shared = SharedRun.read(file) if said is None or own is None else _facts(said, own)
-        config = own or load_config({key: value for key, value in shared.settings.items() if key not in _FILES})
+        config = own or config_of_agreement(shared.settings)
         if not get_method(config.method).has_exit:
             raise RunError(
                 f"{folder}: was trained with method {config.method!r}, which has no exit on the edge; "

@@ -152,3 +152,16 @@ def test_a_release_with_a_front_trains_nothing_and_sends_each_image_once(publish
     assert (config.dp, config.epochs, config.model.bottleneck) == (CONFIG.dp, 6, CONFIG.model.bottleneck)
     with pytest.raises(FrontError, match=r"manifest\.json: is not there; this is no front bundle"):
         settings_for_release(tmp_path)
+
+
+def test_a_front_of_pretrained_weights_that_stayed_frozen_is_opened_and_released_with(
+    publish: Publish, tmp_path: Path
+) -> None:
+    """Its settings name modules to freeze and layers that correct them, and hold digests of the files of weights."""
+    run = load_config(CONFIG, {"train": {"freeze": "front"}, "model": {"adapter": 2}})
+    settings = {**run.agreement(), "front": "0" * 64, "start": "1" * 64, "weights": "2" * 64}
+    trust = publish(settings=settings)
+    assert open_front(tmp_path / "front", trust=trust).config.train.freeze == ("front",)
+    config = settings_for_release(tmp_path / "front")
+    assert (config.train.freeze, config.model.adapter, config.model.start) == (("front",), 2, None)
+    assert config.bottleneck == (2, 2, 2)
