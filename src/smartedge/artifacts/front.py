@@ -77,7 +77,7 @@ class Calibration(Part):
     """The exit on validation images, released as at inference. Confidences are those after `temperature`."""
 
     temperature: float = Field(
-        gt=0, description="the exit's logits are divided by it, so that its confidence is its accuracy"
+        ge=0.01, le=100, description="the exit's logits are divided by it, so that its confidence is its accuracy"
     )
     images: int = Field(description="validation images")
     exit_accuracy: _Share = Field(description="where the exit answers every image")
@@ -171,7 +171,7 @@ class FrontManifest(Artifact):
     settings: dict[str, JsonValue] = Field(description="of the run that trained it: those of `shared/run.json`")
     policy: dict[str, JsonValue] = Field(description="the law of a release: mechanism, clip, noise, ε of one release")
     calibration: Calibration | None = Field(description="null where the validation images were not there")
-    threshold: float = Field(description="of the exit's confidence, where the edge names none")
+    threshold: float = Field(ge=0, lt=2, description="of the exit's confidence, where the edge names none")
     audit: dict[str, AttackedAttribute] | None = Field(description="null where the run was not attacked")
     audit_reach: AuditReach | None = Field(
         default=None, description="null where the run was not attacked, or published by an earlier version"

@@ -7,7 +7,6 @@ server every image is released first, and the exit sees the release alone.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -193,11 +192,12 @@ def check_threshold(threshold: float) -> None:
     """Refuse what is no threshold.
 
     Raises:
-        ConfigError: it is not a number of at least 0.
+        ConfigError: it is not a number from 0 to a little above 1.
     """
-    if not (math.isfinite(threshold) and threshold >= 0):
+    if not 0 <= threshold < 2:
         raise ConfigError(
-            f"--threshold {threshold}: must be a number of at least 0; 0 answers everything on the edge, 1.01 nothing"
+            f"--threshold {threshold:g}: must be a number from 0 to 1.01, as 0.9 for 90 %; 0 answers everything on the "
+            "edge, 1.01 nothing"
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -109,6 +111,16 @@ def test_a_signature_is_needed_of_the_key_that_is_trusted_and_of_this_manifest(
     with pytest.raises(FrontError, match=r"is not signed; .*--unsigned"):
         open_front(folder, trust=trust)
     assert open_front(folder, trust=None).manifest.threshold == 0.1
+
+
+@pytest.mark.parametrize("threshold", [math.nan, math.inf, -1.0, 90.0])
+def test_a_threshold_is_a_confidence(publish: Publish, tmp_path: Path, threshold: float) -> None:
+    publish()
+    file = tmp_path / "front" / "manifest.json"
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written, "threshold": threshold}))
+    with pytest.raises(FrontError, match=r"manifest\.json: .*threshold"):
+        open_front(tmp_path / "front", trust=None)
 
 
 def test_noise_that_is_not_that_of_the_settings_is_refused_also_where_it_is_signed(

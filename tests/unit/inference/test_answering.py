@@ -127,7 +127,7 @@ def test_the_temperature_changes_how_sure_the_exit_is():
     assert 0.5 < warm < cold
 
 
-@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -0.1])
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -0.1, 90])
 def test_a_threshold_is_a_number(threshold):
-    with pytest.raises(ConfigError, match="must be a number of at least 0"):
+    with pytest.raises(ConfigError, match=r"must be a number from 0 to 1\.01, as 0.9 for 90 %"):
         Answerer(MeanFront(), threshold=threshold)
