@@ -153,7 +153,7 @@ def test_a_front_of_pretrained_weights_that_stayed_frozen(published, tmp_path, o
     network = build("tiny:build", outputs=7, image_size=16, seed=5)
     save_file(network.state_dict(), tmp_path / "tiny.safetensors")
     model = {"weights": str(tmp_path / "tiny.safetensors"), "bottleneck": None}
-    trained, folder, trust = published(model=model, train={"freeze": "front"})
+    trained, folder, trust = published(model=model, train={"freeze": "front", "lr_pretrained": 1e-4})
     front = open_front(folder, trust=trust)
     images_BCHW = np.random.default_rng(1).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
     features_BF = OnnxFront(front).features(images_BCHW)

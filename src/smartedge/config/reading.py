@@ -165,10 +165,14 @@ def _at_trained_size(config: Config) -> Config:
 def config_of_agreement(agreement: Mapping[str, JsonValue]) -> Config:
     """The settings in an agreement (:meth:`Config.agreement`). The digests of files in it are no settings.
 
+    Where a file of pretrained weights is not named, there is no learning rate of theirs.
+
     Raises:
         ConfigError: this program does not know the settings.
     """
-    return load_config({key: value for key, value in agreement.items() if key not in _DIGESTS})
+    settings = {key: value for key, value in agreement.items() if key not in _DIGESTS}
+    of_a_file = agreement.get("weights", "timm") != "timm"
+    return load_config(settings, {"train": {"lr_pretrained": None}} if of_a_file else {})
 
 
 def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,7 +172,8 @@ def test_a_front_of_pretrained_weights_that_stayed_frozen_is_opened_and_released
 ) -> None:
     """Its settings name modules to freeze and layers that correct them, and hold digests of the files of weights."""
     run = load_config(CONFIG, {"train": {"freeze": "front"}, "model": {"adapter": 2}})
-    settings = {**run.agreement(), "front": "0" * 64, "start": "1" * 64, "weights": "2" * 64}
+    settings: dict[str, Any] = {**run.agreement(), "front": "0" * 64, "start": "1" * 64, "weights": "2" * 64}
+    settings["train"] = {**settings["train"], "lr_pretrained": 1e-4}
     trust = publish(settings=settings)
     assert open_front(tmp_path / "front", trust=trust).config.train.freeze == ("front",)
     config = settings_for_release(tmp_path / "front")
