@@ -19,6 +19,7 @@ shares from a Dirichlet law with concentration 0.3; a person counts for the labe
     back        the same, and the back begins with the published network's second stage
     late        all edges hold the late front (cut at stage2)
     two-cuts    every second edge is cut at stage2; the back begins as in back
+    kept        the same, and the layers between the cuts stay as they were published (train.freeze)
     own         each edge trains a front of its own (joint)
     started     the same, from the early published front (model.start)
 
@@ -80,6 +81,8 @@ ARMS = {
     "one-late": (1, "back", CUTS[1:], "iid"),
     "two-cuts-iid": (EDGES, "back", CUTS, "iid"),
     "two-cuts-skewed": (EDGES, "back", CUTS, "skewed"),
+    "two-cuts-kept-iid": (EDGES, "kept", CUTS, "iid"),
+    "two-cuts-kept-skewed": (EDGES, "kept", CUTS, "skewed"),
     "one-own": (1, "own", CUTS[:1], "iid"),
     "own-iid": (EDGES, "own", CUTS[:1], "iid"),
     "own-skewed": (EDGES, "own", CUTS[:1], "skewed"),
@@ -87,7 +90,7 @@ ARMS = {
     "started-skewed": (EDGES, "started", CUTS[:1], "skewed"),
     "one-started": (1, "started", CUTS[:1], "iid"),
 }
-ONE = {"two-cuts": "one-back"}  # arm of one edge with which others are compared, where it has another name
+ONE = {"two-cuts": "one-back", "two-cuts-kept": "one-back"}  # arms of one edge that others are compared with
 
 
 def settings(run_dir: Path, fronts: str, cuts: Sequence[str], edges: int, seed: int, published: Path | None) -> Config:
@@ -108,7 +111,7 @@ def settings(run_dir: Path, fronts: str, cuts: Sequence[str], edges: int, seed: 
                 "start" if joint else "front": front,
                 "exit": {"width": 32, "depth": 1},
             },
-            "train": {"batch_size": BATCH, "lr": LR},
+            "train": {"batch_size": BATCH, "lr": LR, "freeze": ["stage2"] if fronts == "kept" else []},
             "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
             "fleet": {"expect": edges, "cuts": list(cuts) if len(cuts) > 1 else None, "farewell": 0.01},
         }
@@ -220,7 +223,7 @@ def run_arm(name: str, seed: int, work: Path) -> dict[str, Any]:
         shutil.rmtree(published, ignore_errors=True)
         in_process(partial(publish, data, published, seed), folder / "publish.log")
     fleet_network.PUBLISHED.clear()
-    if fronts == "back":
+    if fronts in ("back", "kept"):
         fleet_network.PUBLISHED.update(load_file(published / "between.safetensors"))
     names = [f"edge{number}" for number in range(edges)]
     in_process(partial(make_fleet, folder / "fleet", names), folder / "fleet.log")
