@@ -5,7 +5,6 @@ It comes from a folder, over ssh, or over the link from ``smartedge serve``.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
@@ -22,7 +21,7 @@ from smartedge.cloud.files_for_edges import place_of
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import load_run_config
 from smartedge.errors import LogError, RunError
-from smartedge.files import PRIVATE, disk_error, private_folder
+from smartedge.files import disk_error, private_folder, replacing
 from smartedge.locks import holding
 from smartedge.logs import plain
 from smartedge.types import EDGE_NAME
@@ -117,9 +116,8 @@ def _copy_files(source: Path, target: Path) -> None:
             continue
         if entry.is_symlink() or not entry.is_file():
             raise RunError(f"{entry}: is neither a file nor a folder, so it is nothing that a cloud wrote")
-        descriptor = os.open(target / entry.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-        with entry.open("rb") as content, open(descriptor, "wb") as file:
-            shutil.copyfileobj(content, file)
+        with replacing(target / entry.name) as private:
+            shutil.copyfile(entry, private)
 
 
 def _read_over_link(ask: Ask, run: str, staged: Path) -> None:

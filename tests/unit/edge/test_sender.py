@@ -69,8 +69,8 @@ class Receiver:
     def abort(self, edge: str, header: StreamHeader) -> None: ...
 
 
-def sender(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Sender:
-    gate = Gate(
+def plain_gate() -> Gate:
+    return Gate(
         Unprotected((2, 2, 2)),
         Recorded(),
         Noise(bytes(32)),
@@ -79,10 +79,13 @@ def sender(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) 
         training_only=False,
         front_is_final=True,
     )
+
+
+def sender(receiver: Receiver, *, threaded: bool = True, queue_frames: int = 2) -> Sender:
     return Sender(
         MemoryLink(receiver),
         get_codec("float32"),
-        gate,
+        plain_gate(),
         next_seq=0,
         queue_frames=queue_frames,
         threaded=threaded,
@@ -358,19 +361,10 @@ def test_a_stream_that_is_closed_is_durable_in_the_spool(tmp_path):
     link, traffic = MemoryLink(Receiver()), Traffic()
     spool = Spool(tmp_path / "spool", waiting=lambda why: None)
     shipper = Shipper(spool, link, tmp_path / "shipped.json", traffic, tell=lambda text: None)  # it has not begun
-    gate = Gate(
-        Unprotected((2, 2, 2)),
-        Recorded(),
-        Noise(bytes(32)),
-        task=None,
-        label_epsilon=None,
-        training_only=False,
-        front_is_final=True,
-    )
     box = Sender(
         link,
         get_codec("float32"),
-        gate,
+        plain_gate(),
         next_seq=0,
         queue_frames=2,
         threaded=True,
