@@ -206,6 +206,15 @@ def test_a_link_that_breaks_meanwhile_is_no_error(receivers: Callable[..., str],
             assert greet(where, named) in (None, *closed), f"cut after {size} bytes"
 
 
+@pytest.mark.parametrize("words", ["timed out", "_ssl.c:989: The handshake operation timed out"])
+def test_silence_is_told_in_our_own_words(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    def give_up(*_: object) -> None:
+        raise TimeoutError(words)
+
+    monkeypatch.setattr("smartedge.wire.handshake._greet_in_clear", give_up)
+    assert greet("127.0.0.1:1", Credentials(), 7.0) == "no answer within 7 s"
+
+
 def test_nobody_there_is_no_error(mine: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
     with held_port() as port:
         for shown in (Credentials(), mine):
