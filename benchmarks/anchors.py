@@ -48,9 +48,9 @@ from torch import Tensor, nn
 from smartedge.codec import Codec
 from smartedge.config import Config, load_config
 from smartedge.data.dataset import Split
-from smartedge.datasets import dataset_of
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
+from smartedge.launch.datasets import dataset_of
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.options import options_of
 from smartedge.models.cutting.cut import cut

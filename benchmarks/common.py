@@ -18,8 +18,8 @@ from typing import Any
 
 from smartedge.config import Config, load_config
 from smartedge.data import Split, batches
-from smartedge.datasets import dataset_of
 from smartedge.files import write_atomically
+from smartedge.launch.datasets import dataset_of
 from smartedge.locks import holding
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit

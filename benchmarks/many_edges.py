@@ -43,11 +43,11 @@ from smartedge.cli.app import main as command_line
 from smartedge.codec import get_codec, pack
 from smartedge.config import Config, load_config
 from smartedge.data import batches, shard
-from smartedge.datasets import dataset_of
 from smartedge.edge.outage import Outage
 from smartedge.errors import LinkError
 from smartedge.fleet.bundle import open_bundle
 from smartedge.fleet.credentials import credentials_of
+from smartedge.launch.datasets import dataset_of
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.privacy.release import release

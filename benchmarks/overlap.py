@@ -79,8 +79,8 @@ def alone(stage: str, config: Config) -> float:
 
     torch.set_num_threads(1)
     if stage == "edge":
-        from smartedge.datasets import open_data
         from smartedge.edge.runner import EdgeRunner
+        from smartedge.launch.datasets import open_data
         from smartedge.wire.memory import MemoryLink
 
         runner = EdgeRunner(

@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.data.dataset import Split
-from smartedge.datasets import dataset_of
+from smartedge.launch.datasets import dataset_of
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.options import options_of
 from smartedge.models.network import divide, to_input, undivided

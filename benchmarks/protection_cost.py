@@ -46,8 +46,8 @@ def measure(settings: dict[str, Any], steps: int) -> dict[str, float]:
     from smartedge.codec import get_codec, pack
     from smartedge.config import load_config
     from smartedge.data import batches
-    from smartedge.datasets import open_data
     from smartedge.edge.protection import open_gate
+    from smartedge.launch.datasets import open_data
     from smartedge.methods.base import get_method
     from smartedge.methods.loop import Progress, take_step
     from smartedge.runs.machine import peak_rss_bytes

@@ -25,8 +25,8 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config, load_config
-from smartedge.datasets import open_data
 from smartedge.edge.runner import EdgeRunner
+from smartedge.launch.datasets import open_data
 from smartedge.methods.back_step import CloudStep
 from smartedge.methods.base import get_method
 from smartedge.methods.loop import Progress

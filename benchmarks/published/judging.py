@@ -19,9 +19,9 @@ from published.reader import Reader
 from published.training import DEVICE, SEED, SENSITIVE, Sending
 from smartedge.data import Split
 from smartedge.data.columns import read_columns
-from smartedge.datasets import raw_data_of
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.judge import judge
+from smartedge.launch.datasets import raw_data_of
 from smartedge.privacy.laws import release_law
 from smartedge.runs.seeds import derive_seed
 

@@ -23,9 +23,9 @@ from published.rows import ROWS, Row
 from smartedge.codec import get_codec
 from smartedge.config import Config, load_config
 from smartedge.data import DataSet, Split, batches
-from smartedge.datasets import dataset_of
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.trees import Table, fit_logistic
+from smartedge.launch.datasets import dataset_of
 from smartedge.methods.differentiable import differentiable
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit

@@ -12,14 +12,14 @@ from smartedge.artifacts.results import Results
 from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import Config, load_config, load_run_config
-from smartedge.datasets import open_data, with_given_data
-from smartedge.dividing import check_and_divide, divide_in_process
 from smartedge.framelog.log import check_disk
-from smartedge.links import check_receiver, one_way_receiver, receiver_for, sender_to
+from smartedge.launch.datasets import open_data, with_given_data
+from smartedge.launch.dividing import check_and_divide, divide_in_process
+from smartedge.launch.links import check_receiver, one_way_receiver, receiver_for, sender_to
+from smartedge.launch.processes import run_both
+from smartedge.launch.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.methods.base import get_method
 from smartedge.models.zoo.names import check_name
-from smartedge.processes import run_both
-from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 from smartedge.runs.allocator import keep_freed_memory, share_freed_memory
 from smartedge.runs.progress import Bars, Monitor, Update, teller
 from smartedge.runs.progress_file import ProgressFile
@@ -133,10 +133,10 @@ def run_edge(
         resume: continue the run that ``run_dir`` holds.
         metrics: where to answer ``/metrics`` and ``/healthz``, host and port; None: nowhere.
         stop: set it to stop cleanly.
-        parts: of :func:`smartedge.dividing.divide_in_process`, where that was called before.
+        parts: of :func:`smartedge.launch.dividing.divide_in_process`, where that was called before.
 
     Raises:
-        LinkError, FleetError: somebody answers there, and does not take this edge (:func:`smartedge.links.link_to`).
+        LinkError, FleetError: somebody answers there, and does not take this edge.
     """
     check_name(config.model.name)
     config = in_folder(config.without_auto(), "run", ["edge"], resume=resume)

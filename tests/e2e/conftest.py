@@ -13,9 +13,9 @@ import pytest
 from commands import Command
 from forked import Popen
 
-from smartedge import processes
 from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config, load_config
+from smartedge.launch import processes
 
 HERE = Path(__file__).parent
 

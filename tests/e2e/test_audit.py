@@ -21,8 +21,7 @@ from smartedge.data.columns import read_columns, yes_no_columns
 from smartedge.data.drawn.faces import draw
 from smartedge.data.drawn.parts import ATTRIBUTES
 from smartedge.data.sources import open_raw
-from smartedge.datasets import dataset_of
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.lab.audit import suite
 from smartedge.lab.audit.certificate.run import CertifySettings, certify
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -30,6 +29,7 @@ from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.suite import AuditSettings
 from smartedge.lab.audit.undefended import _train_front
+from smartedge.launch.datasets import dataset_of
 from smartedge.methods.front_step import edge_step
 from smartedge.runs.progress import Quiet
 from smartedge.training import train

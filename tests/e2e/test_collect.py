@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from smartedge import carrying
 from smartedge.cli.app import main
+from smartedge.cloud import carrying
 from smartedge.errors import RunError
 from smartedge.runs.progress import Quiet
 from smartedge.training import train

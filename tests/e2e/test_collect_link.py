@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from commands import Command, settings_file
 
-from smartedge.carrying import carry
 from smartedge.cli.app import main
+from smartedge.cloud.carrying import carry
 from smartedge.cloud.files_for_edges import files_for_edges
 from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.errors import ConfigError, LinkError, RunError, SmartEdgeError

@@ -16,7 +16,7 @@ from torch import Tensor
 from watching import Watch
 
 import smartedge
-from smartedge.datasets import open_data
+from smartedge.launch.datasets import open_data
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import train
 

@@ -26,7 +26,7 @@ from smartedge.fronts.requirements import Requirement
 from smartedge.fronts.runtime import OnnxFront
 from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, export_front
 from smartedge.inference.backs import _agree
-from smartedge.links import receiver_for
+from smartedge.launch.links import receiver_for
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.zoo.networks import build
 from smartedge.runs.progress import Quiet

@@ -13,11 +13,11 @@ from tcp_proxy import TcpProxy
 
 from smartedge.artifacts.summary import EdgeSummary, has_finished
 from smartedge.cloud.runner import CloudRunner
-from smartedge.datasets import dataset_of
 from smartedge.edge import outage
 from smartedge.edge.outage import run_again_after_outages
 from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import LinkError
+from smartedge.launch.datasets import dataset_of
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import collect, train
 from smartedge.types import StreamHeader

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from smartedge.codec import unpack
 from smartedge.data import open_dataset
-from smartedge.datasets import open_data
+from smartedge.launch.datasets import open_data
 from smartedge.methods.base import get_method
 from smartedge.runs.progress import Quiet
 from smartedge.training import train

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from smartedge.codec import unpack
 from smartedge.config import load_config
-from smartedge.datasets import dataset_of
+from smartedge.launch.datasets import dataset_of
 from smartedge.models.network import divide, to_input
 from smartedge.runs.progress import Quiet
 from smartedge.training import train

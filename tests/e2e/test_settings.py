@@ -34,7 +34,6 @@ from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.config import Config, Section, load_config
-from smartedge.datasets import dataset_of, open_data
 from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import ConfigError, LinkError, LogError, RunError
 from smartedge.files import write_atomically
@@ -42,7 +41,8 @@ from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
 from smartedge.inference.backs import LocalBack
 from smartedge.inference.trained import TorchFront, TrainedRun
-from smartedge.links import link_to, one_way_link, receiver_for
+from smartedge.launch.datasets import dataset_of, open_data
+from smartedge.launch.links import link_to, one_way_link, receiver_for
 from smartedge.methods.schedules import get_schedule
 from smartedge.models.network import divide, to_input
 from smartedge.models.zoo.networks import build

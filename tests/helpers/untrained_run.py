@@ -11,9 +11,9 @@ from smartedge.artifacts.run import EdgeRun
 from smartedge.artifacts.summary import EdgeSummary, Session
 from smartedge.artifacts.task import TaskFacts
 from smartedge.config import Config
-from smartedge.datasets import dataset_of
 from smartedge.edge.sender import Traffic
 from smartedge.edge.state import fingerprint
+from smartedge.launch.datasets import dataset_of
 from smartedge.models.network import divide
 from smartedge.runs.checkpoint import save_weights
 

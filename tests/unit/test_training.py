@@ -13,9 +13,9 @@ from smartedge import training
 from smartedge.config import Config, Section, differences, load_config
 from smartedge.errors import CutError, LogError, RunError
 from smartedge.framelog import log
-from smartedge.image_size import ImageSize
-from smartedge.ingest import run_ingest
-from smartedge.run_folder import note_facts, prepare_run
+from smartedge.images.size import ImageSize
+from smartedge.launch.ingest import run_ingest
+from smartedge.launch.run_folder import note_facts, prepare_run
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import _warn_of_early_releases, release_images, run_cloud, run_edge, train
 

@@ -49,7 +49,7 @@ from pydantic import Field, JsonValue
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import FrontError, SmartEdgeError
-from smartedge.image_size import SizeField
+from smartedge.images.size import SizeField
 
 __all__ = [
     "AttackedAttribute",

@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.results import MachineFacts
 from smartedge.errors import ConfigError, SmartEdgeError
-from smartedge.image_size import SizeField
+from smartedge.images.size import SizeField
 
 __all__ = [
     "CheckpointCost",

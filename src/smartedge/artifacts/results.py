@@ -65,7 +65,7 @@ from typing_extensions import Self
 
 from smartedge.artifacts.base import Artifact, Fields, Part
 from smartedge.artifacts.task import TaskFacts
-from smartedge.image_size import SizeField
+from smartedge.images.size import SizeField
 
 __all__ = [
     "BytesPerImage",

@@ -40,7 +40,7 @@ from smartedge.artifacts import (
     sweep,
 )
 from smartedge.artifacts.base import Part
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 
 __all__ = ["main", "page"]
 

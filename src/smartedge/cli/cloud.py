@@ -19,7 +19,7 @@ _HERE = "127.0.0.1:8815"
 
 
 class FleetArguments(TypedDict):
-    """Who may send: arguments of :func:`smartedge.links.receiver_for`."""
+    """Who may send: arguments of :func:`smartedge.launch.links.receiver_for`."""
 
     fleet: Path | None
     behind_proxy: bool

@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
     if args.bundle is not None and args.connect is None:
         raise ConfigError("--bundle: only with --connect HOST:PORT")
 
-    from smartedge.carrying import carry, check_place
+    from smartedge.cloud.carrying import carry, check_place
 
     if args.connect is None:
         print(carry(args.run_dir, args.source))
     else:
         from smartedge.config import load_run_config
         from smartedge.fleet.bundle import open_bundle
-        from smartedge.links import link_to
+        from smartedge.launch.links import link_to
 
         check_place(args.run_dir)
         bundle = None if args.bundle is None else open_bundle(args.bundle)

@@ -104,7 +104,7 @@ def logs(args: argparse.Namespace) -> Iterator[bool]:
 @contextmanager
 def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor, Stop]]:
     """Settings, monitor and stop event of a verb that runs one side, ``edge`` or ``cloud``."""
-    from smartedge.run_folder import in_folder, name_of, refuse_begun
+    from smartedge.launch.run_folder import in_folder, name_of, refuse_begun
 
     settings = _settings(args)
     notes = notes_on_drawn_data(settings) if args.front is None and name == "edge" else []

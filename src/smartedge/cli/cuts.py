@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.arguments import positive
 from smartedge.errors import CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,8 +11,8 @@ from smartedge.cli.common import add_side_arguments, metrics_address, next_line,
 from smartedge.cli.ending import edge_ended
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError
+from smartedge.launch.processes import AWAITED
 from smartedge.methods.base import get_method
-from smartedge.processes import AWAITED
 from smartedge.runs.allocator import return_freed_memory
 from smartedge.runs.progress import Update
 from smartedge.stopping import Stopped
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the edge's side to its end."""
     if args.front is not None:
         return_freed_memory()
-    from smartedge.dividing import divide_in_process
     from smartedge.fleet.bundle import open_bundle
+    from smartedge.launch.dividing import divide_in_process
     from smartedge.training import release_images, run_edge
 
     if (args.front is None) != (args.source is None):

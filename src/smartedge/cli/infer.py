@@ -247,7 +247,7 @@ def _back(run: Any) -> Back | None:
 def _server(config: Config, args: argparse.Namespace) -> FrameSender | None:
     """The link to the server, where one is named. A server that is not there is asked again later."""
     from smartedge.fleet.bundle import open_bundle
-    from smartedge.links import link_to
+    from smartedge.launch.links import link_to
 
     if args.connect is None:
         return None

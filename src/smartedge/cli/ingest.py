@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Take frames until everything is there."""
-    from smartedge.ingest import run_ingest
+    from smartedge.launch.ingest import run_ingest
 
     if load_config(args.config, args.overrides).run_dir == AUTO:
         raise ConfigError("run_dir: give it, as in --set run_dir=/data/faces: all ingest processes must share it")

@@ -193,8 +193,8 @@ def _measure(args: argparse.Namespace, config: Config) -> tuple[Profile, dict[st
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:
     """Images by split: as given, as counted when measuring, from the limits of the settings, or from the data set."""
-    from smartedge.datasets import dataset_of
     from smartedge.errors import ConfigError, DataError
+    from smartedge.launch.datasets import dataset_of
 
     if args.images is not None:
         try:

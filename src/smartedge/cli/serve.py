@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from smartedge.inference.trained import TrainedRun
-    from smartedge.links import check_receiver, receiver_for
+    from smartedge.launch.links import check_receiver, receiver_for
 
     host, port = host_and_port(args.listen, "--listen", example=_HERE)
     metrics, fleet = metrics_address(args), fleet_of(args)

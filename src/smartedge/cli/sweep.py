@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the runs, print the table, write the page."""
     from smartedge.config import load_config
     from smartedge.lab.sweep import folder_of, parse_axes, sweep
-    from smartedge.run_folder import name_of
+    from smartedge.launch.run_folder import name_of
 
     if args.budget is not None and not args.audit:
         raise ConfigError("--budget: is the time of the audit; give --audit as well")

@@ -52,7 +52,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the results are."""
     from smartedge.config import load_config
-    from smartedge.run_folder import in_folder, name_of
+    from smartedge.launch.run_folder import in_folder, name_of
     from smartedge.training import train
 
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from smartedge.augment import augment
 from smartedge.cloud.batches import features_of
 from smartedge.cloud.order.label_shares import LabelShares
 from smartedge.cloud.workers.shared_step import ShardedBatch
 from smartedge.config import Config
+from smartedge.images.augment import augment
 from smartedge.models.entrances import Entering, Entrances
 from smartedge.models.network import to_device, to_input
 from smartedge.runs.seeds import derive_seed

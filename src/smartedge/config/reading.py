@@ -13,7 +13,7 @@ from smartedge.config.section import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
 from smartedge.files import disk_error
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import weights_named
 
 __all__ = [

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, model_va
 from smartedge.codec.learned import FEWEST_BYTES
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config.section import Section
-from smartedge.image_size import MOST_CHANNELS, ImageSize, SizeField
+from smartedge.images.size import MOST_CHANNELS, ImageSize, SizeField
 from smartedge.models.shards import INDEX
 
 __all__ = [

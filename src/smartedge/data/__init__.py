@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smartedge.augment import augment
     from smartedge.data.dataset import DataSet, Split
     from smartedge.data.opening import open_dataset
     from smartedge.data.reading.loader import Batches, batches
@@ -17,13 +16,12 @@ _PUBLIC = {
     "Batches": "data.reading.loader",
     "DataSet": "data.dataset",
     "Split": "data.dataset",
-    "augment": "augment",
     "batches": "data.reading.loader",
     "open_dataset": "data.opening",
     "shard": "data.shards",
 }
 
-__all__ = ["Batches", "DataSet", "Split", "augment", "batches", "open_dataset", "shard"]
+__all__ = ["Batches", "DataSet", "Split", "batches", "open_dataset", "shard"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,9 +18,9 @@ from smartedge.data.reading.shades import darkness
 from smartedge.data.reading.streaming import open_streamed
 from smartedge.data.selection import Selection
 from smartedge.data.sources import open_raw
-from smartedge.decode import Fit
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Fit
+from smartedge.images.size import ImageSize
 from smartedge.types import SplitName, Task
 
 __all__ = ["check_columns", "open_dataset"]

@@ -14,8 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from smartedge.data.reading.readers import Reader
-from smartedge.decode import Item, is_lfs_pointer
 from smartedge.errors import DataError
+from smartedge.images.decode import Item, is_lfs_pointer
 from smartedge.types import SplitName
 
 __all__ = [

@@ -19,7 +19,7 @@ from smartedge.data.layouts.webdataset import TAR, find_webdataset, open_webdata
 from smartedge.data.raw import RawData
 from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.types import SplitName
 
 __all__ = ["may_be_fetched", "open_raw"]

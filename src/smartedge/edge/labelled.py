@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.decode import Fit, decode, is_hidden, walk
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Fit, decode, is_hidden, walk
+from smartedge.images.size import ImageSize
 from smartedge.types import SPLITS, SplitName, Task
 
 __all__ = ["LabelledFolder"]

@@ -24,7 +24,7 @@ from smartedge.config import Config
 from smartedge.data import DataSet
 from smartedge.edge.state import Counts
 from smartedge.files import finite_or_none, private_folder
-from smartedge.image_size import RGB
+from smartedge.images.size import RGB
 from smartedge.methods.base import Method
 from smartedge.methods.learner import Learner
 from smartedge.privacy.release import Gate

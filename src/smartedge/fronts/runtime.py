@@ -12,7 +12,7 @@ from smartedge import metrics
 from smartedge.artifacts.front import FrontManifest
 from smartedge.errors import FrontError
 from smartedge.fronts.bundle import EXIT, FRONT, PublishedFront
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.runs.allocator import trim_heap
 from smartedge.types import Features
 

@@ -33,7 +33,7 @@ from smartedge.extras import how_to_install
 from smartedge.files import write_atomically
 from smartedge.fleet.signing import sign
 from smartedge.fronts.bundle import EXIT, FRONT, MANIFEST, SIGNATURE, check_new
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.models.network import to_input
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from smartedge.artifacts.front import Calibration, RunCalibration
 from smartedge.cloud.files_for_edges import back_weights
-from smartedge.datasets import dataset_of
 from smartedge.errors import RunError, SmartEdgeError
 from smartedge.inference.answering import BATCH
 from smartedge.inference.backs import LocalBack
 from smartedge.inference.calibrating import calibrate
 from smartedge.inference.trained import TorchFront, TrainedRun
+from smartedge.launch.datasets import dataset_of
 from smartedge.privacy.noise import Noise
 from smartedge.types import Labels
 

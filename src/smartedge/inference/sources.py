@@ -16,10 +16,10 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.decode import SUFFIXES, Fit, decode, is_hidden
 from smartedge.errors import ConfigError, DataError
 from smartedge.extras import how_to_install
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import SUFFIXES, Fit, decode, is_hidden
+from smartedge.images.size import ImageSize
 
 __all__ = ["SourceImage", "open_source"]
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from smartedge.image_size import RGB
+from smartedge.images.size import RGB
 
 if TYPE_CHECKING:
     import torch

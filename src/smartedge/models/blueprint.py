@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 
 __all__ = ["Blueprint", "is_on_hub", "of_a_run", "weights_named"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smartedge.errors import ConfigError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
 from smartedge.models.recording.graph import shape_text
 

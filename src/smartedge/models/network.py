@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.errors import ConfigError, CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.adapters import add_adapters
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.bottleneck import Compress, Expand, usual_bottleneck

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from smartedge.image_size import RGB
+from smartedge.images.size import RGB
 
 __all__ = ["as_pictures"]
 

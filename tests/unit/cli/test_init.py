@@ -12,7 +12,7 @@ from smartedge.artifacts.run import Speed
 from smartedge.cli.app import main
 from smartedge.config import Config, load_config
 from smartedge.config.writing import commented_yaml
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.lab.plan.propose import propose, summarise
 
 

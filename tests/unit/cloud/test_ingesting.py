@@ -20,8 +20,8 @@ from smartedge.cloud.ingest.process import IngestProcess
 from smartedge.cloud.store.feature_log import FeatureReader, log_folder
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
-from smartedge.ingest import run_ingest
-from smartedge.links import broker_link
+from smartedge.launch.ingest import run_ingest
+from smartedge.launch.links import broker_link
 from smartedge.runs.progress import Quiet
 from smartedge.wire.frame import serialise
 from smartedge.wire.jetstream.messages import Address

@@ -52,7 +52,7 @@ def test_a_machine_without_torch_says_what_helps(monkeypatch) -> None:
 
 
 def test_a_process_that_takes_frames_in_has_no_torch() -> None:
-    program = "import smartedge.cli.ingest, smartedge.ingest, smartedge.cloud.ingest.figures, sys; "
+    program = "import smartedge.cli.ingest, smartedge.launch.ingest, smartedge.cloud.ingest.figures, sys; "
     program += "import smartedge.wire.jetstream.receiver; print(sorted({'torch', 'torchvision'} & {*sys.modules}))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

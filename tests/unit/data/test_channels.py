@@ -14,10 +14,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from smartedge.config import load_config
 from smartedge.data import open_dataset
 from smartedge.data.layouts.in_python import keep_given
-from smartedge.datasets import dataset_of, with_given_data
-from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Fit, decode
+from smartedge.images.size import ImageSize
+from smartedge.launch.datasets import dataset_of, with_given_data
 
 PIXELS = np.random.default_rng(0).integers(256, size=(24, 8, 12, 5), dtype=np.uint8)
 LABELS = np.arange(24) % 2

@@ -12,7 +12,7 @@ from smartedge.data import open_dataset
 from smartedge.data.columns import persons_of, read_columns
 from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 
 Parts = dict[str, object]
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.augment import augment
 from smartedge.data.drawn.faces import DEFAULT_COUNTS, _attributes, _uniforms, draw, open_drawn
 from smartedge.data.drawn.parts import ATTRIBUTES, Face
+from smartedge.images.augment import augment
 
 
 def test_an_image_does_not_depend_on_its_company() -> None:

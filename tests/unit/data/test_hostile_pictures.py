@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smartedge.decode import decode
+from smartedge.images.decode import decode
 
 
 @pytest.mark.parametrize(

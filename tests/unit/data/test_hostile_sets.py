@@ -20,8 +20,8 @@ from PIL import Image
 
 from smartedge.data import DataSet, open_dataset
 from smartedge.data.layouts.foreign import recognise
-from smartedge.decode import decode
 from smartedge.errors import DataError
+from smartedge.images.decode import decode
 
 Write = Callable[..., Path]
 Picture = Callable[..., bytes]

@@ -18,9 +18,9 @@ from smartedge.data import open_dataset
 from smartedge.data.raw import Images
 from smartedge.data.reading import images as module
 from smartedge.data.reading.images import default_cache_dir, open_images
-from smartedge.decode import Fit, Item, decode
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Fit, Item, decode
+from smartedge.images.size import ImageSize
 
 Picture = Callable[..., bytes]
 

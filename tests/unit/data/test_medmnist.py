@@ -13,7 +13,7 @@ import pytest
 from smartedge.data import open_dataset
 from smartedge.data.sources import open_raw
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 
 
 def write(path: Path, labels: int = 1, classes: int = 3, channels: int = 1, **changes: Any) -> Path:

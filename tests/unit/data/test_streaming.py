@@ -20,9 +20,9 @@ from smartedge.data.raw import Images
 from smartedge.data.reading import readers as module
 from smartedge.data.reading import streaming
 from smartedge.data.reading.readers import Block, InBlocks
-from smartedge.decode import Item
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Item
+from smartedge.images.size import ImageSize
 
 COUNT = 120
 BROKEN = 57  # this image cannot be decoded

@@ -20,7 +20,7 @@ from smartedge.config import load_config
 from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.links import check_receiver, link_to, receiver_for, sender_to
+from smartedge.launch.links import check_receiver, link_to, receiver_for, sender_to
 from smartedge.types import StreamHeader
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import ConfigError, CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.cutting.glance import check_cuts, check_freezing, check_shape
 from smartedge.models.network import divide, network_of
@@ -23,7 +23,7 @@ BLUEPRINT = Blueprint("timm/resnet10t", at="layer1", outputs=2, image_size=32, s
 MISTAKES = """
 import sys
 from smartedge.errors import SmartEdgeError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide
 for at, bottleneck in (("layer9", None), ("fc", None), ("layer1", (8, 64, 64))):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import ConfigError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.adapters import AdaptedConv2d, AdaptedLinear, add_adapters
 from smartedge.models.blueprint import Blueprint, weights_named
 from smartedge.models.bottleneck import check_bottleneck, usual_bottleneck

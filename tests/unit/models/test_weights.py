@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from smartedge.errors import CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import Blueprint
 from smartedge.models.network import divide, to_input, undivided
 from smartedge.models.zoo.files import read_weights

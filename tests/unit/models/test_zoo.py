@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smartedge.errors import CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models import compat
 from smartedge.models.zoo.networks import build, usual_size
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from smartedge.data.drawn.parts import ATTRIBUTES, Face
 from smartedge.data.raw import Images, RawData, RawSplit
 from smartedge.data.reading.readers import Block, InBlocks
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.types import SPLITS, SplitName
 
 __all__ = ["ATTRIBUTES", "DEFAULT_COUNTS", "EXPRESSIONS", "draw", "open_drawn"]

@@ -17,8 +17,8 @@ from smartedge.data.layouts.stored import ARROW, PARQUET, RowGroup, StoredTable,
 from smartedge.data.layouts.tables import FILE_COLUMN
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
 from smartedge.data.reading.readers import Block, InBlocks
-from smartedge.decode import Item, looks_like_base64
 from smartedge.errors import DataError
+from smartedge.images.decode import Item, looks_like_base64
 from smartedge.types import SplitName
 
 __all__ = ["find_tables", "open_tables"]

@@ -13,8 +13,8 @@ from smartedge.data.layouts.image_files import images_of
 from smartedge.data.layouts.tabled import by_names, by_table, by_tables, whole_table
 from smartedge.data.layouts.tables import FILE_COLUMN, find_table, tables_of_splits
 from smartedge.data.raw import RawData, RawSplit, list_some, split_in, split_of, words
-from smartedge.decode import SUFFIXES, is_hidden, walk
 from smartedge.errors import DataError
+from smartedge.images.decode import SUFFIXES, is_hidden, walk
 from smartedge.types import SplitName
 
 __all__ = ["open_folder"]

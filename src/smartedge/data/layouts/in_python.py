@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from smartedge.data.raw import list_some, split_of
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
-from smartedge.image_size import RGB
+from smartedge.images.size import RGB
 from smartedge.types import SPLITS
 
 __all__ = ["keep_given"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smartedge.data.raw import list_some, split_in
-from smartedge.decode import is_hidden
 from smartedge.errors import DataError
+from smartedge.images.decode import is_hidden
 from smartedge.types import SplitName
 
 __all__ = ["FilesBySplit", "find_files"]

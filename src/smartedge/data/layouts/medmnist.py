@@ -13,9 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from smartedge.data.raw import Images, RawData, RawSplit, list_some
-from smartedge.decode import too_large
 from smartedge.errors import DataError
-from smartedge.image_size import MOST_CHANNELS, RGB
+from smartedge.images.decode import too_large
+from smartedge.images.size import MOST_CHANNELS, RGB
 from smartedge.types import SPLITS, SplitName
 
 __all__ = ["open_medmnist"]

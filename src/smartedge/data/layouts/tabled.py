@@ -13,8 +13,8 @@ from smartedge.data.dividing import SPLIT_COLUMNS
 from smartedge.data.layouts.image_files import images_of
 from smartedge.data.layouts.tables import FILE_COLUMN, read_table, resolve, unused_tables
 from smartedge.data.raw import RawSplit, list_some, split_of
-from smartedge.decode import walk
 from smartedge.errors import DataError
+from smartedge.images.decode import walk
 from smartedge.types import SPLITS, SplitName
 
 __all__ = ["by_names", "by_table", "by_tables", "whole_table"]

@@ -16,8 +16,8 @@ import pyarrow.json
 
 from smartedge.data.layouts.cells import trimmed, typed
 from smartedge.data.raw import list_some, refuse_lfs_pointer, split_of
-from smartedge.decode import is_hidden, looks_like_base64
 from smartedge.errors import DataError
+from smartedge.images.decode import is_hidden, looks_like_base64
 from smartedge.types import SplitName
 
 __all__ = ["FILE_COLUMN", "find_table", "leads_out", "read_table", "resolve", "tables_of_splits", "unused_tables"]

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from smartedge.data.layouts.listing import FilesBySplit, find_files
 from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer, slices
 from smartedge.data.reading.readers import Anywhere
-from smartedge.decode import MOST_BYTES, SUFFIXES, Item, is_hidden
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing
+from smartedge.images.decode import MOST_BYTES, SUFFIXES, Item, is_hidden
 from smartedge.types import SplitName
 
 __all__ = ["TAR", "find_webdataset", "open_webdataset"]

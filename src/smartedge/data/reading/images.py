@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from smartedge.data.raw import Images
-from smartedge.decode import Fit, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, replacing, write_atomically
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Fit, decode
+from smartedge.images.size import ImageSize
 from smartedge.locks import lock_at_once
 
 if TYPE_CHECKING:

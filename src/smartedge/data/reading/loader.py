@@ -13,9 +13,9 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from smartedge.augment import AugmentKind, augment
 from smartedge.data.dataset import Split
 from smartedge.errors import DataError
+from smartedge.images.augment import AugmentKind, augment
 from smartedge.types import ImageBatch
 
 __all__ = ["Batches", "batches"]
@@ -141,7 +141,7 @@ def batches(
         seed: of the run; not negative.
         epoch: counted from 0.
         shuffle: whether to change the order; otherwise it is the split's.
-        augment: see :func:`smartedge.augment.augment`; done in the thread that reads ahead.
+        augment: see :func:`smartedge.images.augment.augment`; done in the thread that reads ahead.
         drop_last: leave out a last batch that is smaller.
 
     Raises:

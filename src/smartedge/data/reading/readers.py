@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.decode import Item
 from smartedge.errors import DataError
+from smartedge.images.decode import Item
 
 __all__ = ["Anywhere", "Block", "InBlocks", "Reader"]
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from smartedge.data.raw import Images
 from smartedge.data.reading.images import FORMAT, DecodingProgress, base_of, decode_threads, of_rows, parts_of
 from smartedge.data.reading.readers import Reader
-from smartedge.decode import Fit, Item, decode
 from smartedge.errors import DataError
 from smartedge.files import private_folder, write_atomically
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Fit, Item, decode
+from smartedge.images.size import ImageSize
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,7 +161,7 @@ class StreamedImages:
 def _decoded(
     items: Sequence[Item], size: ImageSize, fit: Fit, pool: ThreadPoolExecutor
 ) -> Iterator[NDArray[np.uint8] | str]:
-    """Images decoded by several threads, each as :func:`smartedge.decode.decode` gives it."""
+    """Images decoded by several threads, each as :func:`smartedge.images.decode.decode` gives it."""
     each = -(-len(items) // decode_threads())
     shares = [items[start : start + each] for start in range(0, len(items), max(1, each))]
     return chain.from_iterable(pool.map(lambda share: [decode(item, size, fit) for item in share], shares))

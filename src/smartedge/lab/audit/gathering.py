@@ -21,7 +21,6 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import persons_of, read_columns
 from smartedge.data.raw import PERSON_COLUMN, RawData
-from smartedge.datasets import dataset_of, raw_data_of
 from smartedge.edge.state import fingerprint
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -29,6 +28,7 @@ from smartedge.lab.audit.evidence import Persons
 from smartedge.lab.audit.feature_cache import FeatureCache
 from smartedge.lab.audit.run_evidence import BATCH, OwnImages, RunEvidence, device_of
 from smartedge.lab.audit.store import Store
+from smartedge.launch.datasets import dataset_of, raw_data_of
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import exit_logits
 from smartedge.methods.mechanism import mechanism_of

@@ -9,7 +9,6 @@ from smartedge.artifacts.reconstruction import Reconstruction
 from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
 from smartedge.data.raw import PERSON_COLUMN
-from smartedge.datasets import raw_data_of
 from smartedge.errors import ConfigError
 from smartedge.files import folder_to_write
 from smartedge.lab.audit.attributes import check_classes
@@ -32,6 +31,7 @@ from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.stages import ATTACK_NAMES
 from smartedge.lab.audit.undefended import gather_undefended, is_undefended, training_differences
+from smartedge.launch.datasets import raw_data_of
 from smartedge.runs.progress import Monitor
 
 __all__ = ["ATTACK_NAMES", "AuditSettings", "audit"]

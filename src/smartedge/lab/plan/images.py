@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from smartedge.artifacts.profile import Timing
-from smartedge.augment import augment
 from smartedge.config import Config
 from smartedge.data import DataSet
-from smartedge.datasets import dataset_of
 from smartedge.errors import DataError
+from smartedge.images.augment import augment
 from smartedge.lab.plan.timing import timed
+from smartedge.launch.datasets import dataset_of
 from smartedge.types import ImageBatch, Task
 
 __all__ = ["SampleImages", "sample_images"]

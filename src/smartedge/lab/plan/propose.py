@@ -17,9 +17,9 @@ from smartedge.data.dividing import SPLIT_COLUMNS
 from smartedge.data.labels import BOOLEAN, Column, read_column
 from smartedge.data.raw import PERSON_COLUMN, RawData
 from smartedge.data.sources import open_raw
-from smartedge.decode import Item, decode
 from smartedge.errors import DataError
-from smartedge.image_size import ImageSize
+from smartedge.images.decode import Item, decode
+from smartedge.images.size import ImageSize
 from smartedge.models.bottleneck import usual_bottleneck
 from smartedge.models.cutting.cut import list_cuts
 from smartedge.models.zoo.networks import build

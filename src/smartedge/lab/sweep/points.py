@@ -15,7 +15,7 @@ from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.results import Results
 from smartedge.config import AUTO, Config, load_config, parse_overrides
 from smartedge.errors import ConfigError, RunError
-from smartedge.run_folder import RUNS
+from smartedge.launch.run_folder import RUNS
 
 __all__ = ["Point", "check_folder", "folder_of", "grid_points", "parse_axes", "text_of"]
 

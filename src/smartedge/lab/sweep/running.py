@@ -17,7 +17,7 @@ from smartedge.errors import ConfigError, RunError
 from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
-from smartedge.run_folder import name_of
+from smartedge.launch.run_folder import name_of
 from smartedge.runs.progress import Bars, Monitor, Update
 from smartedge.training import train
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.errors import ConfigError, CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import Blueprint, is_on_hub
 from smartedge.models.bottleneck import check_bottleneck
 from smartedge.models.layout import Layout, layout_of_shape

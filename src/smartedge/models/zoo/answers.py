@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from smartedge.errors import CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blame import kind_and_place
 
 __all__ = ["check_answer", "check_training_answer", "plain"]

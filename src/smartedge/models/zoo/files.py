@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from smartedge.decode import is_lfs_pointer
 from smartedge.errors import CutError
+from smartedge.images.decode import is_lfs_pointer
 from smartedge.models.shards import weight_files
 from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
 

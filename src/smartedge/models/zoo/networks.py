@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from torch import nn
 
 from smartedge.errors import CutError
-from smartedge.image_size import RGB, ImageSize
+from smartedge.images.size import RGB, ImageSize
 from smartedge.models.blame import first_line, kind_and_place
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision

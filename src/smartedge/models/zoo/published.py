@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from smartedge.errors import CutError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.blame import first_line
 from smartedge.models.zoo.files import read_weights
 from smartedge.models.zoo.weights import IMAGENET, Adapt, Loaded, Pixels, fill

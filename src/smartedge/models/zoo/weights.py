@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.errors import CutError
-from smartedge.image_size import RGB
+from smartedge.images.size import RGB
 from smartedge.models.zoo.tensor_names import own_names
 
 __all__ = [

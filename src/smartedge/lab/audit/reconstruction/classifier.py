@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from smartedge import metrics
-from smartedge.augment import augment
+from smartedge.images.augment import augment
 from smartedge.lab.audit.judge import balanced_accuracy_interval
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
 from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report, fit_best

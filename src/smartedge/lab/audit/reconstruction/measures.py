@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import ConfigError
 from smartedge.extras import how_to_install
-from smartedge.image_size import RGB, ImageSize
+from smartedge.images.size import RGB, ImageSize
 from smartedge.lab.audit.reconstruction.pixels import prepare
 from smartedge.models.compat import load_torchvision
 from smartedge.models.layout import layout_of_shape

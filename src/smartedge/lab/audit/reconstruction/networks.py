@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.models.layout import Layout, as_channels_first, is_map, known_layout, map_size
 
 __all__ = ["Decoder", "PatchCritic"]

@@ -16,11 +16,11 @@ from tests.helpers.untrained_run import untrained_run
 
 from smartedge.artifacts.certificate import Certificate
 from smartedge.config import Config, load_config
-from smartedge.datasets import dataset_of
 from smartedge.errors import DataError, RunError
 from smartedge.lab.audit.certificate import certify as certifying
 from smartedge.lab.audit.certificate import run as of_runs
 from smartedge.lab.audit.certificate.run import CertifySettings, certify
+from smartedge.launch.datasets import dataset_of
 from smartedge.runs.progress import Quiet
 
 COUNT = 40

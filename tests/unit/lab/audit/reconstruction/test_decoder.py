@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.lab.audit.reconstruction import decoder as module
 from smartedge.lab.audit.reconstruction.decoder import fresh_pairs, new_decoder, reconstruct_images, train_decoder
 from smartedge.lab.audit.reconstruction.gan import train_gan

@@ -9,7 +9,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 
 from smartedge.errors import ConfigError
-from smartedge.image_size import ImageSize
+from smartedge.images.size import ImageSize
 from smartedge.lab.audit.reconstruction.measures import (
     LPIPS_FILE,
     FeatureDistance,

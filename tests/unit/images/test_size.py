@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from smartedge.image_size import ImageSize, SizeField
+from smartedge.images.size import ImageSize, SizeField
 
 
 class Holder(BaseModel):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
 from smartedge.framelog.log import check_disk
-from smartedge.links import named_credentials
+from smartedge.launch.links import named_credentials
+from smartedge.launch.run_folder import note_facts
 from smartedge.methods.base import get_method
-from smartedge.run_folder import note_facts
 from smartedge.runs.progress import Monitor, Update, teller
 from smartedge.runs.telemetry import serving_telemetry
 from smartedge.stopping import Stop

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from typing import IO
 
 from smartedge.config import Config
-from smartedge.datasets import check_data, task_of
 from smartedge.edge.apart import Division, read_answer
+from smartedge.launch.datasets import check_data, task_of
+from smartedge.launch.run_folder import has_begun
 from smartedge.methods.base import get_method
 from smartedge.models.zoo.names import check_name
-from smartedge.run_folder import has_begun
 from smartedge.runs.progress import Monitor, teller
 from smartedge.stopping import Stopped
 

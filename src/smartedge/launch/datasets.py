@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from smartedge import errors
 from smartedge.config import Config
-from smartedge.run_folder import has_begun
+from smartedge.launch.run_folder import has_begun
 from smartedge.runs.progress import Monitor, Update
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from smartedge.config import load_config
-from smartedge.datasets import dataset_of, with_given_data
 from smartedge.errors import ConfigError, DataError
+from smartedge.launch.datasets import dataset_of, with_given_data
 
 COUNT = 80
 

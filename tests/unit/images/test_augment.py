@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartedge.augment import augment
+from smartedge.images.augment import augment
 
 
 def images(B: int, size: int) -> torch.Tensor:

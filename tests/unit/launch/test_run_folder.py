@@ -9,7 +9,7 @@ import pytest
 from smartedge.config import AUTO, Config, load_config
 from smartedge.errors import RunError
 from smartedge.framelog import log
-from smartedge.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
+from smartedge.launch.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 
 LATEST = Path("runs/latest")
 

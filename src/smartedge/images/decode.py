@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from smartedge.image_size import RGB, ImageSize
+from smartedge.images.size import RGB, ImageSize
 
 __all__ = [
     "MOST_BYTES",
