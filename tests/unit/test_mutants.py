@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,18 +9,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script import load_script
 
 LOG = "\r- Running stats\r/ Running stats\nfailed to collect stats\n"
 
 
 @pytest.fixture
-def mutants(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def mutants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script, with four mutants in a package, of which none was planted, and with files of its own."""
-    spec = importlib.util.spec_from_file_location("mutants", repo_root / "scripts/mutants.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("mutants")
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.setattr(script, "BUILD", tmp_path)
     monkeypatch.setattr(script, "RESULTS", tmp_path / "mutants.json")

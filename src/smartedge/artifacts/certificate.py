@@ -1,15 +1,4 @@
-"""The certificate of a run.
-
-`smartedge certify` writes `audit/certificate.json`. [certificate.md](certificate.md) has its meaning and the proof.
-Figures are balanced accuracies, between 0 and 1. `schema_version` grows whenever a key is added, removed, or changes
-its meaning.
-
-[table of Certificate]
-
-## An attribute
-
-[table of AttributeBound]
-"""
+"""The certificate of a run. ``docs/certificate-schema.md`` explains it."""
 
 from __future__ import annotations
 

@@ -1,31 +1,4 @@
-"""Files of a fleet.
-
-`smartedge fleet` writes these files. A file of an unknown version is refused, or one whose content does not match its
-`check`. [fleet.md](fleet.md) says how a fleet is run, and which file belongs on which machine.
-
-Certificates and keys are PEM. Their first line is `smartedge checksum` and the CRC-32 of what follows it, in
-hexadecimal; other programs skip that line. `front.pub` has the same first line.
-
-## `edges.json`
-
-The register: the edges of the fleet and their certificates. The cloud reads it, and reads it again within seconds when
-it changes. It holds no secret.
-
-[table of EdgeRegister]
-
-## `simplex.json`
-
-The keys of the one-way link. It is secret: only its owner may read it. The cloud needs it where edges send without a
-way back (`--listen-udp`), and reads it again within seconds when it changes.
-
-[table of SimplexKeys]
-
-## `bundles/EDGE.bundle`
-
-All that one edge needs. It holds secrets: only its owner may read it.
-
-[table of Bundle]
-"""
+"""Files of a fleet. ``docs/fleet-schema.md`` explains them."""
 
 from __future__ import annotations
 

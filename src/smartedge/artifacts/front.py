@@ -1,43 +1,4 @@
-"""Files of a published front.
-
-`smartedge export` writes a folder, the front bundle. [device.md](device.md) says how it is used.
-
-| file | what |
-| --- | --- |
-| `manifest.json` | everything below |
-| `manifest.sig` | Ed25519 signature of the bytes of `manifest.json`, 128 hexadecimal digits; absent where not signed |
-| `front.onnx` | `images`, uint8 (B, 3, H, W), RGB → `features`, float32 (B, *F). The preprocessing is inside |
-| `exit.onnx` | `features`, float32 (B, *F) → `logits`, float32 (B, K) |
-| `front.safetensors`, `exit.safetensors` | the same weights, for the cloud and for edges that have torch |
-
-An edge trusts the files since the manifest names the SHA-256 of each, and the fleet's owner signed the manifest.
-
-## `manifest.json`
-
-[table of FrontManifest]
-
-`calibration.rows`, from the highest threshold to the lowest:
-
-[table of ThresholdRow]
-
-`audit`, for each attribute that was attacked:
-
-[table of AttackedAttribute]
-
-`audit_reach`:
-
-[table of AuditReach]
-
-`certificate`, for each attribute:
-
-[table of CertifiedAttribute]
-
-## `edge/calibration.json` of a run
-
-The same figures of a run that is used by `smartedge infer` without being published.
-
-[table of RunCalibration]
-"""
+"""Files of a published front. ``docs/front-schema.md`` explains them."""
 
 from __future__ import annotations
 

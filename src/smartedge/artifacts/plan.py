@@ -1,27 +1,4 @@
-"""Files of the planner.
-
-## Device profile
-
-A profile holds the times of the steps of one network on one machine; `smartedge profile` writes it. Seconds are wall
-clock per image at the profile's batch size. A profile belongs to a network: the settings that decide its times
-(`network`) must be those of the plan, else the profile is refused.
-
-[table of Profile]
-
-Every *timing* has these keys:
-
-[table of Timing]
-
-## Output of the planner with `--json`
-
-Seconds, bytes and joules are predictions. Energy is modelled (decision 10); accuracy is not predicted.
-
-[table of PlanFile]
-
-A *choice* has these keys:
-
-[table of PlannedChoice]
-"""
+"""Files of the planner. ``docs/plan-schema.md`` explains them."""
 
 from __future__ import annotations
 

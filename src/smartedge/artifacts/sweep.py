@@ -1,27 +1,4 @@
-"""Files of a sweep.
-
-`smartedge sweep` writes `sweep.json` and `sweep.csv` after every run, so they show all finished runs. The page and the
-pictures are made at the end.
-
-| file | what |
-| --- | --- |
-| `runs/KEY=VALUE,…,seed=N/` | one run per point ([results](results-schema.md), [audit](audit-schema.md)) |
-| `undefended/…,seed=N/` | with `--audit`: the same network and data without bottleneck, adversary and noise |
-| `sweep.json`, `sweep.csv` | the figures; the CSV has one line per run, attributes as `NAME.best` and so on |
-| `sweep.html`, `frontier.png` | the page and its picture (`frontier-NAME.png` where several columns are sensitive) |
-
-A finished run is never made again. A run directory with other settings is refused. Remove a run's directory to make the
-run again.
-
-## `sweep.json`
-
-Accuracies are balanced accuracies on the test images, between 0 and 1. A *spread* is `{"mean", "sd"}` over the seeds
-that are done, where `sd` is the sample standard deviation (null for one seed). It is null where a value is missing.
-
-[table of Spread]
-
-[table of Sweep]
-"""
+"""Files of a sweep. ``docs/sweep-schema.md`` explains them."""
 
 from __future__ import annotations
 
