@@ -17,7 +17,7 @@ def main() -> int:
     try:
         from smartedge.cli import app
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("stopped", file=sys.stderr)  # noqa: T201 - nothing of ours is imported yet
         return 130
     return app.main()
 

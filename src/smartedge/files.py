@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 __all__ = [
     "PRIVATE",
+    "SMALL_BYTES",
     "disk_error",
     "final_name",
     "finite_or_none",
@@ -26,6 +27,7 @@ __all__ = [
     "is_disk_error",
     "open_regular",
     "private_folder",
+    "read_small",
     "refuse_if_others_can_read",
     "replacing",
     "sync_file",
@@ -36,11 +38,13 @@ __all__ = [
 ]
 
 PRIVATE = 0o600  # only the owner may read and write the file
+SMALL_BYTES = 2**26  # of a file that people can read: settings, results, lists
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space on it",
     errno.EDQUOT: "this user's share of the disk is used up: free space, or raise the quota",
     errno.EFBIG: "the file system does not allow a file of this size: use another disk",
+    errno.E2BIG: "no file of this kind is so large: name another one",
     errno.EROFS: "the disk can only be read: see the system's log for the reason, and mount it for writing",
     errno.EIO: "the disk reports a fault: see the system's log, and move the run to a sound disk",
     errno.EACCES: "permission is denied: let this user read and write there",
@@ -149,6 +153,18 @@ def open_regular(path: Path) -> BinaryIO:
         os.close(descriptor)  # 'open' refuses a folder, and would leave it open
         raise OSError(errno.EINVAL, "not a file but a folder, pipe or device")
     return open(descriptor, "rb")
+
+
+def read_small(file: BinaryIO) -> bytes:
+    """The content of an open file, which somebody else may have written.
+
+    Raises:
+        OSError: it is larger than 64 MiB, which no file that is read as a whole needs.
+    """
+    content = file.read(SMALL_BYTES + 1)
+    if len(content) > SMALL_BYTES:
+        raise OSError(errno.E2BIG, "larger than 64 MiB")
+    return content
 
 
 def private_folder(path: Path) -> None:

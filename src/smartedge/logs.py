@@ -1,4 +1,4 @@
-"""Log lines on standard error: with time and level, as text or as JSON.
+"""Lines for people: what a verb prints, and log lines on standard error, with time and level, as text or as JSON.
 
 Nothing that a peer says can break a line or speak to the terminal: what is not printable is escaped. Repeats are
 counted, so that nobody can fill a disk with them. Secrets are not logged: nothing here or elsewhere is given one.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 else:
     _TextHandler = logging.StreamHandler  # Python 3.10 cannot name the type of its stream
 
-__all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain", "with_spaces"]
+__all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain", "say", "with_spaces"]
 
 Form = Literal["text", "json"]
 
@@ -39,6 +40,16 @@ def plain(text: str, *, keep: str = "") -> str:
         keep: characters that stay as they are, such as the line end.
     """
     return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
+
+
+def say(*lines: str | Path, file: TextIO | None = None) -> None:
+    """Print lines at once. Names of classes, columns and files in them may come from anybody: each line is escaped.
+
+    Args:
+        lines: without their ends; none: an empty line.
+        file: where to; None: standard output.
+    """
+    print("\n".join(plain(str(line)) for line in lines), file=file, flush=True)
 
 
 def json_line(level: str, message: str, at: float | None = None, **fields: object) -> str:

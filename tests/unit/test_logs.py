@@ -13,8 +13,8 @@ import threading
 import pytest
 
 from smartedge import logs
-from smartedge.logs import LineHandler, logging_to_stderr, plain
-from smartedge.runs.progress import LogLines, Update
+from smartedge.logs import LineHandler, logging_to_stderr, plain, say
+from smartedge.runs.progress import Bars, LogLines, Update
 
 EVIL = "\x1b[2J\x1b]0;pwned\x07 door\r\n2026-01-01T00:00:00.000Z error forged\u202e"
 
@@ -130,3 +130,13 @@ def test_progress_as_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
 def test_plain_keeps_what_people_write() -> None:
     assert plain("Kamera Straße 3 — 摄像头") == "Kamera Straße 3 — 摄像头"
     assert plain("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+def test_the_text_of_others_stays_on_its_line_where_no_log_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    say("classes:", EVIL)
+    bars = Bars()
+    bars.update(Update("edge", "data", text=EVIL))
+    bars.close()
+    printed = capsys.readouterr()
+    assert printed.out == f"classes:\n{plain(EVIL)}\n"
+    assert all(each.isprintable() or each == "\n" for each in printed.err) and "\\x1b[2J" in printed.err

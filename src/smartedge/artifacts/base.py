@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from typing_extensions import Self
 
 from smartedge.errors import RunError, SmartEdgeError
-from smartedge.files import write_json_atomically
+from smartedge.files import open_regular, read_small, write_json_atomically
 
 __all__ = ["Artifact", "CheckedArtifact", "Part", "checksum_without_check", "json_checksum"]
 
@@ -62,7 +62,8 @@ class Artifact(Part):
                 a key. The message names the file and says what to do.
         """
         try:
-            text = path.read_bytes()
+            with open_regular(path) as file:
+                text = read_small(file)
         except FileNotFoundError as error:
             raise cls.error(f"{path}: is not there; {cls.missing}") from error
         except OSError as error:

@@ -26,7 +26,7 @@ from smartedge.cli.help import Help
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
 from smartedge.extras import how_to_install
 from smartedge.files import disk_error, is_disk_error
-from smartedge.logs import json_line, plain
+from smartedge.logs import json_line, plain, say
 from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["VERBS", "main", "parse"]
@@ -82,8 +82,6 @@ _LONG = frozenset({"audit", "cloud", "edge", "infer", "ingest", "serve", "sweep"
 # Errors of the disk that come again wherever a run has the same place.
 _ANOTHER_PLACE = {errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
 
-_LINE_END = "\n"  # errors of settings have a line for each problem
-
 _TOUR = """\
 smartedge trains one vision network on two machines. The edge holds the images and the first layers; it learns from
 an exit of its own and sends compressed feature maps. The cloud trains the rest. Nothing comes back.
@@ -133,7 +131,7 @@ class _Version(argparse.Action):
     def __call__(self, *_: object, **__: object) -> NoReturn:
         from importlib.metadata import version  # slow to import, and rarely needed
 
-        print(f"smartedge {version('smartedge')}")
+        say(f"smartedge {version('smartedge')}")
         sys.exit(0)
 
 
@@ -159,18 +157,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SmartEdgeError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        _say(args, "error", f"error [{error.code}]: {plain(str(error), keep=_LINE_END)}", code=error.code)
+        _say(args, "error", f"error [{error.code}]: {error}", code=error.code)
         return error.exit_code
     except ImportError as error:
         if (text := _what_is_missing(error)) is None:
             raise
-        print(f"error [SE-CONFIG]: {text}", file=sys.stderr)
+        say(f"error [SE-CONFIG]: {text}", file=sys.stderr)
         return ConfigError.exit_code
     except Stopped as stopped:
         _say(args, "info", stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}")
         return 0 if _verb(arguments) in _LONG else 130
     except KeyboardInterrupt as interrupt:
-        print(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
+        say(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -225,7 +223,8 @@ def _say(args: argparse.Namespace, level: str, text: str, code: str | None = Non
     """The last line on standard error, in the form that was asked for."""
     json_wanted = getattr(args, "log_format", None) == "json"
     fields = {} if code is None else {"code": code}
-    print(json_line(level, text, None, logger="smartedge", **fields) if json_wanted else text, file=sys.stderr)
+    lines = [json_line(level, text, None, logger="smartedge", **fields)] if json_wanted else text.split("\n")
+    say(*lines, file=sys.stderr)  # errors of settings have a line for each problem
 
 
 def _verb(argv: Sequence[str]) -> str | None:

@@ -18,6 +18,7 @@ from smartedge.cli.arguments import names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.clock import Clock
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -147,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(before)
     _print(result)
     for file in files:
-        print(file)
+        say(file)
     return 0
 
 
@@ -177,7 +178,7 @@ def _of_run(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[A
         if clock.remaining() > 0:
             report = write_report_where_possible(args.run_dir)
         else:
-            print(f"no time was left for report.html; 'smartedge report {args.run_dir}' writes it", file=sys.stderr)
+            say(f"no time was left for report.html; 'smartedge report {args.run_dir}' writes it", file=sys.stderr)
     return result, [args.run_dir / "audit" / "audit.json", *([report] if report else [])]
 
 
@@ -194,7 +195,7 @@ def _of_features(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tu
     try:
         from smartedge.lab.report import write_features_page
     except ImportError as error:
-        print(f"no page was written: {error}", file=sys.stderr)
+        say(f"no page was written: {error}", file=sys.stderr)
         return result, [folder / "audit.json"]
     return result, [folder / "audit.json", write_features_page(result, folder / "audit.html")]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.arguments import names
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.artifacts.certificate import Certificate
@@ -73,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
         certificate = certify(args.run_dir, settings, monitor)
     file = args.run_dir / "audit" / "certificate.json"
     if args.json:
-        print(file.read_text(encoding="utf-8"))
+        say(*file.read_text(encoding="utf-8").splitlines())
     else:
         _print(certificate)
-        print(file)
+        say(file)
     return 0
 
 

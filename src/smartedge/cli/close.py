@@ -8,6 +8,7 @@ from typing import Any
 
 from smartedge.errors import RunError
 from smartedge.files import disk_error
+from smartedge.logs import say
 
 __all__ = ["add_parser", "run"]
 
@@ -43,5 +44,5 @@ def run(args: argparse.Namespace) -> int:
         ask_to_close(cloud)
     except OSError as error:
         raise RunError(f"{cloud}: {disk_error(error)}") from error
-    print(f"{args.run_dir}: closed; the cloud goes on with what has come")
+    say(f"{args.run_dir}: closed; the cloud goes on with what has come")
     return 0

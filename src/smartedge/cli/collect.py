@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smartedge.errors import ConfigError
+from smartedge.logs import say
 
 __all__ = ["add_parser", "run"]
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.cloud.carrying import carry, check_place
 
     if args.connect is None:
-        print(carry(args.run_dir, args.source))
+        say(carry(args.run_dir, args.source))
     else:
         from smartedge.config import load_run_config
         from smartedge.fleet.bundle import open_bundle
@@ -60,14 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
         check_place(args.run_dir)
         bundle = None if args.bundle is None else open_bundle(args.bundle)
-        link = link_to(load_run_config(args.run_dir), args.connect, bundle, lambda text: print(text, file=sys.stderr))
+        link = link_to(load_run_config(args.run_dir), args.connect, bundle, lambda text: say(text, file=sys.stderr))
         try:
-            print(carry(args.run_dir, link.ask))
+            say(carry(args.run_dir, link.ask))
         finally:
             link.disconnect()
     from smartedge.lab.report import write_report  # matplotlib takes a second to import: what can go wrong comes first
     from smartedge.training import collect
 
     collect(args.run_dir)
-    print(write_report(args.run_dir))
+    say(write_report(args.run_dir))
     return 0

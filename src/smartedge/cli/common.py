@@ -16,7 +16,7 @@ from pathlib import Path
 from smartedge.cli.arguments import host_and_port
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
-from smartedge.logs import logging_to_stderr
+from smartedge.logs import logging_to_stderr, say
 from smartedge.runs.progress import Bars, JsonLines, LogLines, Monitor, Update
 from smartedge.runs.progress_file import ProgressFile
 from smartedge.stopping import Stop, stop_on_signals
@@ -173,7 +173,7 @@ def write_report_where_possible(run_dir: Path) -> Path | None:
 
         return write_report(run_dir)
     except (ImportError, OSError, ValueError) as error:
-        print(f"no report.html: {error}", file=sys.stderr)
+        say(f"no report.html: {error}", file=sys.stderr)
         return None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.cli.arguments import positive
 from smartedge.errors import CutError
 from smartedge.images.size import ImageSize
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
     if not cuts:
         raise CutError(f"{args.model} cannot be divided anywhere. {_reasons(model, size)}")
     if args.input is None:
-        print(f"images of {'x'.join(map(str, size.shape))}; --input chooses another size", file=sys.stderr)
+        say(f"images of {'x'.join(map(str, size.shape))}; --input chooses another size", file=sys.stderr)
     if args.json:
         rows = [dataclasses.asdict(point) | {"dtype": str(point.dtype).removeprefix("torch.")} for point in cuts]
-        print(json.dumps(rows, indent=2))
+        say(*json.dumps(rows, indent=2).splitlines())
     else:
         Console(width=max(Console().width, 120)).print(_table(cuts))  # names and figures are never truncated
     return 0

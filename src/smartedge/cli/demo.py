@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.common import add_override_argument, add_watch_argument, watch_page
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -79,14 +80,14 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.cli.report import print_table
     from smartedge.lab.report import compared, write_comparison, write_picture
 
-    with watch_page(args.watch, args.out, lambda text: print(text, flush=True)):
+    with watch_page(args.watch, args.out, say):
         folders = _make_runs(args.out, args.overrides)
     print_table(folders)
     for sentence in compared(folders):
-        print(f"{textwrap.fill(sentence, 110)}\n")
+        say(*textwrap.wrap(sentence, 110), "")
     report = write_comparison(folders, args.out / "report.html")
     picture = write_picture(folders, args.out / "demo.png")
-    print(f"{report}  (each run has its own report.html beside its results)\n{picture}")
+    say(f"{report}  (each run has its own report.html beside its results)", str(picture))
     return 0
 
 
@@ -99,14 +100,14 @@ def _make_runs(out: Path, overrides: Sequence[str]) -> list[Path]:
     folders = [out / name for name in RUNS]
     with ThreadPoolExecutor(1) as reports:  # while the next run trains in processes of its own
         for folder, changes in zip(folders, RUNS.values(), strict=True):
-            print(f"\n{' '.join(changes.values())}", flush=True)
+            say("", " ".join(changes.values()))
             _make_run(load_config(shared, {**changes, "run_dir": str(folder)}), reports)
             if shared.automatic:
                 shared = load_config(shared, {"train": _chosen(folder)})
         divided, whole = (Results.read(out / name / "results.json") for name in ("hierarchical", "local"))
         epochs = epochs_in_the_same_time(divided, whole)
         if epochs < shared.epochs:
-            print(f"\nlocal, epochs {epochs}: at least as much computing on the edge as hierarchical")
+            say("", f"local, epochs {epochs}: at least as much computing on the edge as hierarchical")
             folders.append(out / _FAIR)
             changed = {"method": "local", "epochs": epochs, "run_dir": str(folders[-1])}
             _make_run(load_config(shared, changed), reports)
@@ -134,5 +135,5 @@ def _chosen(folder: Path) -> dict[str, object]:
     from smartedge.config import load_config
 
     train = load_config(folder / "config.yaml").train
-    print(f"All runs compute in {train.precision}: it was measured which precision is the fastest on this machine.")
+    say(f"All runs compute in {train.precision}: it was measured which precision is the fastest on this machine.")
     return {"precision": train.precision, "channels_last": train.channels_last}

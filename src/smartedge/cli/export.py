@@ -10,6 +10,7 @@ from typing import Any
 from smartedge.cli.arguments import positive
 from smartedge.cli.infer import add_goal_arguments, goal_of
 from smartedge.errors import ConfigError, DataError, RunError
+from smartedge.logs import say
 
 __all__ = ["add_parser", "run"]
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         if goal is not None:
             raise
         calibration = None
-        print(f"the exit is not calibrated: {error}", file=sys.stderr)
+        say(f"the exit is not calibrated: {error}", file=sys.stderr)
     if goal is not None:
         assert calibration is not None
         threshold = goal.threshold(calibration)
@@ -84,16 +85,16 @@ def run(args: argparse.Namespace) -> int:
         key=key,
     )
     size = sum(file.stat().st_size for file in args.to.glob("*.onnx")) / 1e6
-    print(
+    say(
         f"{args.to}: front '{manifest.name}' version {manifest.version}, {size:.1f} MB; equal to torch within "
         f"{manifest.difference:.2g}"
     )
     if calibration is not None:
-        print(_calibrated(calibration, threshold))
+        say(_calibrated(calibration, threshold))
     for what, there, verb in (("audit", manifest.audit, "audit"), ("certificate", manifest.certificate, "certify")):
         if there is None:
-            print(f"no {what}: edges that --require one refuse it; 'smartedge {verb} {args.run_dir}' makes one")
-    print(f"signed by {key}" if key else "not signed: edges use it only with --unsigned; --fleet DIR signs it")
+            say(f"no {what}: edges that --require one refuse it; 'smartedge {verb} {args.run_dir}' makes one")
+    say(f"signed by {key}" if key else "not signed: edges use it only with --unsigned; --fleet DIR signs it")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.arguments import host_and_port
 from smartedge.errors import ConfigError
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import EdgeEntry
@@ -96,9 +97,7 @@ def _init(args: argparse.Namespace) -> None:
     from smartedge.fleet.authority import Authority
 
     Authority.create(args.folder, days=args.days)
-    print(
-        f"{args.folder}: a fleet without edges; add some with 'smartedge fleet add {args.folder} EDGE... --cloud ...'"
-    )
+    say(f"{args.folder}: a fleet without edges; add some with 'smartedge fleet add {args.folder} EDGE... --cloud ...'")
 
 
 def _add(args: argparse.Namespace) -> None:
@@ -115,7 +114,7 @@ def _add(args: argparse.Namespace) -> None:
     else:
         files = fleet.add(args.edges, cloud=args.cloud, days=args.days)
     for file in files:
-        print(file)
+        say(file)
 
 
 def _check_where(address: str) -> bool:
@@ -136,7 +135,7 @@ def _revoke(args: argparse.Namespace) -> None:
     from smartedge.fleet.authority import Authority
 
     Authority(args.folder).revoke(args.edge)
-    print(f"{args.edge}: revoked; the cloud refuses it within seconds. On another machine, copy edges.json there")
+    say(f"{args.edge}: revoked; the cloud refuses it within seconds. On another machine, copy edges.json there")
 
 
 def _renew(args: argparse.Namespace) -> None:
@@ -145,7 +144,7 @@ def _renew(args: argparse.Namespace) -> None:
     fleet = Authority(args.folder)
     if args.edge is None:
         until = fleet.renew_cloud(days=args.days or _CLOUD_DAYS)
-        print(f"the cloud's certificate is valid until {_date(until)}; restart the cloud")
+        say(f"the cloud's certificate is valid until {_date(until)}; restart the cloud")
         return
     if args.cloud is not None:
         to_broker, entry = _check_where(args.cloud), fleet.edges().get(args.edge)
@@ -154,7 +153,7 @@ def _renew(args: argparse.Namespace) -> None:
                 f"--cloud {args.cloud}: edge '{args.edge}' shows a token, and a broker knows edges by their "
                 "certificates; add the device under another name with 'smartedge fleet add', without --token"
             )
-    print(fleet.renew(args.edge, cloud=args.cloud, days=args.days or _DAYS, proxy_ca=args.proxy_ca))
+    say(fleet.renew(args.edge, cloud=args.cloud, days=args.days or _DAYS, proxy_ca=args.proxy_ca))
 
 
 def _broker(args: argparse.Namespace) -> None:
@@ -162,11 +161,11 @@ def _broker(args: argparse.Namespace) -> None:
     from smartedge.fleet.broker import write_broker
 
     made = write_broker(Authority(args.folder), days=args.days)
-    print(f"{made.folder}: for the broker's machine; start it there with: nats-server -c nats.conf")
-    print(f"{args.folder / 'ingest.pem'}, {args.folder / 'ingest.key'}: for 'smartedge ingest --fleet {args.folder}'")
-    print(f"edges that may publish: {', '.join(made.edges) or 'none yet'}")
+    say(f"{made.folder}: for the broker's machine; start it there with: nats-server -c nats.conf")
+    say(f"{args.folder / 'ingest.pem'}, {args.folder / 'ingest.key'}: for 'smartedge ingest --fleet {args.folder}'")
+    say(f"edges that may publish: {', '.join(made.edges) or 'none yet'}")
     for edge in made.left_out:
-        print(
+        say(
             f"{edge}: left out, since a certificate of it was revoked and a broker would still take it; "
             "give the device another name with 'smartedge fleet add'"
         )
@@ -177,15 +176,15 @@ def _list(args: argparse.Namespace) -> None:
 
     fleet = Authority(args.folder)
     if not (edges := fleet.edges()):
-        print("no edges yet")
+        say("no edges yet")
     width = max(map(len, edges), default=0)
     now = datetime.now(timezone.utc)
     for name, entry in edges.items():
-        print(f"{name:<{width}}  {_state(entry, now)}")
+        say(f"{name:<{width}}  {_state(entry, now)}")
     fleet.check()
     if (until := fleet.cloud_until()) is not None:
         state = "is valid until" if until > now else "has expired: 'smartedge fleet renew DIR', and restart the cloud;"
-        print(f"the cloud's certificate {state} {_date(until)}")
+        say(f"the cloud's certificate {state} {_date(until)}")
 
 
 def _state(entry: EdgeEntry, now: datetime) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.errors import ConfigError
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.fronts.bundle import PublishedFront
@@ -49,7 +50,7 @@ def open_published(folder: Path, args: argparse.Namespace, *, labels_sent: bool)
     if args.trust is not None:
         trust = read_trust_key(args.trust)
     elif args.unsigned:
-        print(f"{folder}: who published this front is not checked (--unsigned)", file=sys.stderr)
+        say(f"{folder}: who published this front is not checked (--unsigned)", file=sys.stderr)
     elif args.bundle is not None:
         trust = open_bundle(args.bundle).front_key
     else:

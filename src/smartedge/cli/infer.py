@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError, DataError, RunError
-from smartedge.logs import plain
+from smartedge.logs import plain, say
 from smartedge.runs.allocator import return_freed_memory
 from smartedge.stopping import stop_on_signals
 
@@ -155,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
                 by_back += sum(given.by == "back" for given in answers)
                 _print(args, answerer.front, good, answers)
     if not args.json:
-        print(f"{by_back} of {readable} images went to the back")
+        say(f"{by_back} of {readable} images went to the back")
     return DataError.exit_code if unreadable else 0
 
 
@@ -288,10 +288,10 @@ def _print(args: argparse.Namespace, front: Front, shown: list[SourceImage], ans
         if args.json:
             scores = dict(zip(front.task.names, map(float, given.scores_K), strict=True))
             found = {"image": each.name, "answer": label, "confidence": sure, "by": given.by, "scores": scores}
-            print(json.dumps(found), flush=True)
+            say(json.dumps(found))
         else:
             note = f"   (exit was {100 * given.confidence:.1f} % sure)" if given.by == "back" else ""
-            print(f"{name:<{width}}   {plain(label)}   {100 * sure:.1f} %   {given.by}{note}", flush=True)
+            say(f"{name:<{width}}   {plain(label)}   {100 * sure:.1f} %   {given.by}{note}")
 
 
 def _refuse_unreadable(args: argparse.Namespace, data: DataConfig) -> None:
@@ -313,7 +313,7 @@ def _tell_unreadable(each: SourceImage) -> None:
 
 
 def _tell(text: str) -> None:
-    print(plain(text), file=sys.stderr, flush=True)
+    say(text, file=sys.stderr)
 
 
 def _percent(text: str) -> float:

@@ -12,6 +12,7 @@ from smartedge.config import Config, load_config
 from smartedge.config.writing import commented_yaml
 from smartedge.errors import ConfigError, DataError, SmartEdgeError
 from smartedge.files import disk_error
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.lab.plan.propose import DataSummary
@@ -22,7 +23,7 @@ _DESCRIPTION = """\
 Write a settings file with every key, its meaning and its value.
 
   $ smartedge init run.yaml --data ../photos --desired smile
-  ../photos: 1200 training images of about 96 pixels; columns that can be learned: smile (2), glasses (2)
+  ../photos: 1200 images of about 96 pixels; columns that can be learned: smile (2), glasses (2)
   smile is learned; 16x8x8 numbers cross the cut layer1, at most 1024 bytes, where the image takes 2150 bytes as JPEG
   bfloat16 is 0.55 of the time of float32 on this machine
   wrote run.yaml
@@ -78,15 +79,15 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.path}: exists already; give another path, or --force to overwrite it") from error
     except OSError as error:
         raise ConfigError(f"{args.path}: {disk_error(error)}") from error
-    print(f"wrote {args.path}\nnext:")
+    say(f"wrote {args.path}", "next:")
     if args.data and summary is None and not args.desired:
-        print(f"  set data.desired in {args.path} to the column of {args.data} that is to be learned")
+        say(f"  set data.desired in {args.path} to the column of {args.data} that is to be learned")
     size = config.data.image_size
     if summary is None:
-        print(f"  smartedge cuts {config.model.name} --input {'x'.join(map(str, size.shape))}      # choose model.cut")
-    print(f"  smartedge train {args.path}      # edge and cloud, on this machine")
+        say(f"  smartedge cuts {config.model.name} --input {'x'.join(map(str, size.shape))}      # choose model.cut")
+    say(f"  smartedge train {args.path}      # edge and cloud, on this machine")
     if config.data.sensitive:
-        print("  smartedge audit runs/latest      # what an attacker still reads of the hidden columns")
+        say("  smartedge audit runs/latest      # what an attacker still reads of the hidden columns")
     return 0
 
 
@@ -102,7 +103,7 @@ def _look(path: str) -> DataSummary | None:
     try:
         return summarise(path)
     except DataError as error:
-        print(f"the data were not looked at: {error}", file=sys.stderr)
+        say(f"the data were not looked at: {error}", file=sys.stderr)
         return None
 
 
@@ -118,14 +119,14 @@ def _with_data(args: argparse.Namespace, summary: DataSummary, *, asking: bool) 
     """What suits the data, with what the arguments and the answers say."""
     from smartedge.lab.plan.propose import propose
 
-    print(summary.describe())
+    say(summary.describe())
     desired, sensitive = args.desired or [], args.sensitive
     if asking and not desired:
         desired = _ask("Which column is to be learned? Several, with commas", summary.usual).replace(",", " ").split()
     if asking and not sensitive:
         sensitive = _ask("Which columns must nobody read from what is sent?", "").replace(",", " ").split()
     config = propose(summary, desired, sensitive, args.method)
-    print(_what_crosses(config, summary))
+    say(_what_crosses(config, summary))
     return config if args.no_measure else _measured(config)
 
 
@@ -157,10 +158,10 @@ def _measured(config: Config) -> Config:
     try:
         speed = measure_speed(auto, pick_device(config.hardware.edge_device, "hardware.edge_device"))
     except SmartEdgeError as error:
-        print(f"the speed was not measured: {error}", file=sys.stderr)
+        say(f"the speed was not measured: {error}", file=sys.stderr)
         return config
     ways = sorted(speed.seconds.items(), key=lambda way: way[1])
     share = ways[0][1] / speed.seconds["float32"]
-    print(f"{ways[0][0]} is {share:.2f} of the time of float32 on this machine", end="")
-    print("" if (speed.precision, speed.channels_last) != ("float32", False) else "; float32 is kept")
+    kept = "; float32 is kept" if (speed.precision, speed.channels_last) == ("float32", False) else ""
+    say(f"{ways[0][0]} is {share:.2f} of the time of float32 on this machine{kept}")
     return load_config(config, {"train": {"precision": speed.precision, "channels_last": speed.channels_last}})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.files import finite_or_none
-from smartedge.logs import with_spaces
+from smartedge.logs import say, with_spaces
 
 if TYPE_CHECKING:
     from smartedge.privacy.balance import Balance, ImageGroup
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
         take_over(file)
     balance = read_balance(file)
     if args.json:
-        print(json.dumps(_as_json(balance), indent=1))
+        say(*json.dumps(_as_json(balance), indent=1).splitlines())
     else:
-        print("\n".join(_as_text(balance)))
+        say(*_as_text(balance))
     return 0
 
 

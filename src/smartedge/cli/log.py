@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.logs import with_spaces
+from smartedge.logs import say, with_spaces
 
 if TYPE_CHECKING:
     from smartedge.cloud.store.feature_log import FeatureReader
@@ -67,13 +67,13 @@ def run(args: argparse.Namespace) -> int:
     readers, damages = _opened(args.place)
     found = [_facts(reader) for reader in readers]
     if args.json:
-        print(json.dumps({"edges": list(map(asdict, found))}, indent=1))
+        say(*json.dumps({"edges": list(map(asdict, found))}, indent=1).splitlines())
     else:
-        print("\n".join(_as_text(found)))
+        say(*_as_text(found))
     if args.verify:
         damages += [error for reader in readers for error in reader.damages()]
         if not damages and not args.json:
-            print("Every checksum is right.")
+            say("Every checksum is right.")
     if damages:
         raise LogError("\n".join(map(str, damages)))
     if args.to is not None:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
         images = export_images(readers, args.export)
         if not args.json:
-            print(f"{args.export}: {with_spaces(images)} images")
+            say(f"{args.export}: {with_spaces(images)} images")
     return 0
 
 
@@ -132,7 +132,7 @@ def _copy(place: str, url: str, *, told: bool) -> None:
     if told:
         edges = f"{copied.edges} edge{'s' * (copied.edges != 1)}, {with_spaces(copied.frames)} frames"
         state = "" if copied.complete else "; the run goes on: copy again later"
-        print(f"{remote.url}: {edges}; {copied.new_bytes / 1e6:.1f} MB were new{state}")
+        say(f"{remote.url}: {edges}; {copied.new_bytes / 1e6:.1f} MB were new{state}")
 
 
 def _is_copy(place: str) -> bool:

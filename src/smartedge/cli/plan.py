@@ -13,6 +13,7 @@ from smartedge.cli.arguments import comma_separated
 from smartedge.cli.common import add_override_argument
 from smartedge.cli.profile import add_measuring_arguments, threads
 from smartedge.files import disk_error
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.artifacts.profile import Profile
@@ -120,12 +121,12 @@ def run(args: argparse.Namespace) -> int:
     setting = Setting(edge, cloud, link, same_machine=args.same_machine)
     plan = make_plan(config, job, setting, constraints, methods=methods, schedules=schedules)
     if args.json:
-        print(json.dumps(as_file(plan).as_json(), indent=1, allow_nan=False))
+        say(*json.dumps(as_file(plan).as_json(), indent=1, allow_nan=False).splitlines())
     else:
         _print_table(plan, args.top)
-        print()
+        say()
         for line in explain(plan):
-            print(line)
+            say(line)
     if args.plot is not None:
         _say(args, draw_plan(plan, args.plot))
     if args.write is not None:
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _say(args: argparse.Namespace, path: Path) -> None:
     if not args.json:
-        print(path)
+        say(path)
 
 
 def _profiles(args: argparse.Namespace, config: Config) -> tuple[Profile, Profile, dict[str, int]]:
@@ -271,4 +272,4 @@ def _print_table(plan: Plan, top: int) -> None:
     Console(width=max(Console().width, 190)).print(table)
     left = len(plan.ranked) - len(shown)
     modelled = "edge J: modelled"
-    print(f"predicted; {modelled}" + (f"; {left} more choices with --top 0" if left > 0 else ""))
+    say(f"predicted; {modelled}" + (f"; {left} more choices with --top 0" if left > 0 else ""))

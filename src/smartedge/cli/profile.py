@@ -9,6 +9,7 @@ from typing import Any
 
 from smartedge.cli.arguments import comma_separated, positive
 from smartedge.cli.common import add_override_argument
+from smartedge.logs import say
 
 __all__ = ["add_measuring_arguments", "add_parser", "run", "threads"]
 
@@ -105,10 +106,10 @@ def run(args: argparse.Namespace) -> int:
         f"{whole.peak_bytes / 2**20:,.0f}",
     )
     Console(width=max(Console().width, 100)).print(table)
-    print(f"per image, measured with {profile.features}; two processes at once: {profile.slowdown:.2f} times as long")
+    say(f"per image, measured with {profile.features}; two processes at once: {profile.slowdown:.2f} times as long")
     for name, reason in profile.left_out.items():
-        print(f"left out: {name}: {reason}")
-    print(args.out)
+        say(f"left out: {name}: {reason}")
+    say(args.out)
     return 0
 
 

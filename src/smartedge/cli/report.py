@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import RunError
 from smartedge.files import is_disk_error
+from smartedge.logs import say
 from smartedge.methods.schedules import get_schedule
 
 if TYPE_CHECKING:
@@ -63,19 +64,19 @@ def run(args: argparse.Namespace) -> int:
     if fleets := [folder for folder in args.run_dirs if is_fleet(folder)]:
         if len(args.run_dirs) > 1 or args.figure is not None:
             raise RunError(f"{fleets[0]}: is the cloud of a fleet; its report is made alone, without --figure")
-        print(write_fleet_report(fleets[0], out=args.out))
+        say(write_fleet_report(fleets[0], out=args.out))
         return 0
     for folder in args.run_dirs:
         if not (folder / "results.json").exists():
             collect(folder)
     try:
         if args.figure is not None:
-            print(write_figure(args.run_dirs, args.figure))
+            say(write_figure(args.run_dirs, args.figure))
         elif len(args.run_dirs) == 1:
-            print(write_report(args.run_dirs[0], out=args.out))
+            say(write_report(args.run_dirs[0], out=args.out))
         else:
             print_table(args.run_dirs)
-            print(write_comparison(args.run_dirs, args.out or Path("comparison.html")))
+            say(write_comparison(args.run_dirs, args.out or Path("comparison.html")))
     except (OSError, ValueError) as error:
         if is_disk_error(error):  # the command line says what to do about it
             raise

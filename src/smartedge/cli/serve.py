@@ -10,6 +10,7 @@ from typing import Any
 from smartedge.cli.arguments import host_and_port
 from smartedge.cli.cloud import add_fleet_arguments, fleet_of
 from smartedge.cli.common import add_operation_arguments, logs, metrics_address
+from smartedge.logs import say
 from smartedge.runs.telemetry import Figure, Telemetry, serving_telemetry
 from smartedge.stopping import Stopped, stop_on_signals
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         receiver.start()
         with logs(args), serving_telemetry(metrics, telemetry, print), stop_on_signals() as stop, stop.polled():
-            print(f"listening on {location_of(host, receiver.port)}; Ctrl-C stops", flush=True)
+            say(f"listening on {location_of(host, receiver.port)}; Ctrl-C stops")
             while not stop.wait(timeout=0.5):
                 pass
     finally:

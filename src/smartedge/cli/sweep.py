@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.cli.arguments import positive, seconds
 from smartedge.cli.common import add_override_argument
 from smartedge.errors import ConfigError, RunError
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.artifacts.sweep import Spread, Sweep
@@ -78,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
         raise type(interrupt)(f"stopped; the same command goes on; so far: {folder / 'sweep.json'}") from None
     print_table(found)
     for path in _page(folder):
-        print(path)
+        say(path)
     failed = [point for point in found.points if point.state == "failed"]
     for point in failed:
-        print(f"failed: {point.run}: {point.error}")
+        say(f"failed: {point.run}: {point.error}")
     return RunError.exit_code if failed else 0
 
 
@@ -126,6 +127,6 @@ def _page(folder: Path) -> list[Path]:
     try:
         from smartedge.lab.report import write_sweep
     except ImportError as error:
-        print(f"no sweep.html: {error}")
+        say(f"no sweep.html: {error}")
         return [folder / "sweep.json"]
     return write_sweep(folder)

@@ -13,6 +13,7 @@ from smartedge.cli.common import (
     watch_page,
     write_report_where_possible,
 )
+from smartedge.logs import say
 
 if TYPE_CHECKING:
     from smartedge.artifacts.results import Results
@@ -58,14 +59,14 @@ def run(args: argparse.Namespace) -> int:
     shorthands = [f"{key}={value}" for key in ("method", "schedule") if (value := getattr(args, key)) is not None]
     settings = load_config(args.config, [*args.overrides, *shorthands])
     for line in notes_on_drawn_data(settings):
-        print(line, file=sys.stderr)
+        say(line, file=sys.stderr)
     config = in_folder(settings, name_of(args.config), resume=args.resume)
-    with watch_page(args.watch, config.run_dir, lambda text: print(text, file=sys.stderr)):
+    with watch_page(args.watch, config.run_dir, lambda text: say(text, file=sys.stderr)):
         results = train(config, resume=args.resume, single_process=args.single_process)
-    print(summary_line(results))
+    say(summary_line(results))
     report = write_report_where_possible(config.run_dir)
     if report is not None:
-        print(report)
+        say(report)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from smartedge.cli.common import watch_page
 from smartedge.errors import RunError
+from smartedge.logs import say
 
 __all__ = ["add_parser", "run"]
 
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     folder: Path = args.run_dir
     if not (folder / "config.yaml").exists() and not any(folder.glob("*/config.yaml")):
         raise RunError(f"{folder}: holds no run; start one with 'smartedge train', or name its folder")
-    with watch_page(args.listen, folder, lambda text: print(text, flush=True), "--listen"):
-        print("Ctrl-C ends it", file=sys.stderr)
+    with watch_page(args.listen, folder, say, "--listen"):
+        say("Ctrl-C ends it", file=sys.stderr)
         threading.Event().wait()
     return 0

@@ -21,7 +21,7 @@ from smartedge.cloud.files_for_edges import place_of
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
 from smartedge.config import load_run_config
 from smartedge.errors import LogError, RunError
-from smartedge.files import disk_error, private_folder, replacing
+from smartedge.files import SMALL_BYTES, disk_error, private_folder, replacing
 from smartedge.locks import holding
 from smartedge.logs import plain
 from smartedge.types import EDGE_NAME
@@ -35,7 +35,6 @@ _PART = "cloud"
 _STAGED = ".collecting-"
 _SPARE = 2**26  # bytes that stay free on the disk
 _LARGE = (".frames", ".safetensors")  # files that are not read into memory at once
-_MOST_TEXT = 2**26  # bytes of any other file
 _LINE_END = "\n"
 _ON_A_HOST = re.compile(r"([A-Za-z0-9_][\w.@-]*):(.+)")  # no host begins with "-": ssh would take it for an option
 
@@ -129,7 +128,7 @@ def _read_over_link(ask: Ask, run: str, staged: Path) -> None:
     if len(places) != len(files):
         raise RunError("the cloud names a file twice; nothing was written")
     for place, each in places.items():
-        if each.size > _MOST_TEXT and place.suffix not in _LARGE:
+        if each.size > SMALL_BYTES and place.suffix not in _LARGE:
             raise RunError(f"the cloud's {place} is too large ({each.size / 1e6:.0f} MB); nothing was written")
     wanted, free = sum(each.size for each in files), shutil.disk_usage(staged.parent).free
     if wanted > free - _SPARE:

@@ -33,6 +33,7 @@ from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup, WorkersLost
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
 from smartedge.files import disk_error, is_disk_error
+from smartedge.logs import say
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.allocator import keep_freed_memory
@@ -197,17 +198,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _train(args.run, args.copy, size, shown if rank == 0 else Quiet(), stop, shown)
         return 0  # also where it was asked to stop, or torchrun would start it again
     except WorkersLost as error:
-        print(f"worker {rank}: {error}", file=sys.stderr)
+        say(f"worker {rank}: {error}", file=sys.stderr)
         return _LOST
     except SmartEdgeError as error:
         fail(error.code, str(error))
-        print(f"error [{error.code}]: {error}", file=sys.stderr)
+        say(f"error [{error.code}]: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:  # it would come again after a restart
         if isinstance(error, OSError) and is_disk_error(error):
             text = f"{error.filename or args.run}: worker {rank} cannot use the disk: {disk_error(error)}"
             fail(RunError.code, text)
-            print(f"error [{RunError.code}]: {text}", file=sys.stderr)
+            say(f"error [{RunError.code}]: {text}", file=sys.stderr)
             return RunError.exit_code
         fail(RunError.code, f"worker {rank} has failed: {error!r}")
         traceback.print_exc()

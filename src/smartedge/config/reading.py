@@ -12,7 +12,7 @@ from pydantic import JsonValue, ValidationError
 from smartedge.config.section import Section
 from smartedge.config.settings import Config
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import disk_error
+from smartedge.files import disk_error, read_small
 from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import weights_named
 
@@ -121,7 +121,8 @@ def load_config(
 
         where = str(source)
         try:
-            raw = read_yaml(Path(source).read_text(encoding="utf-8"))
+            with Path(source).open("rb") as file:  # it may be a pipe
+                raw = read_yaml(read_small(file).decode())
         except FileNotFoundError as error:
             raise ConfigError(f"{source}: no such file; 'smartedge init {source}' writes one to start from") from error
         except OSError as error:

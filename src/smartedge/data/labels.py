@@ -148,8 +148,11 @@ def read_column(data: RawData, name: str) -> Column:
     have those names; other whole numbers and texts have their sorted distinct values as classes, over all splits.
 
     Raises:
-        DataError: the column is unknown, missing in a split, or of a type that cannot be a label.
+        DataError: the column is unknown, missing in a split, or of a type that cannot be a label; or its name cannot
+            be printed.
     """
+    if not name.isprintable():  # tables and reports are full of it
+        raise DataError(f"{data.name}: the name of column {name!r} holds characters that cannot be printed; rename it")
     if lacking := [split for split, raw in data.splits.items() if name not in raw.columns]:
         raise DataError(_unknown(data, lacking, name))
     parts = _alike(

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 from smartedge.errors import FleetError
-from smartedge.files import write_atomically
+from smartedge.files import open_regular, read_small, write_atomically
 
 __all__ = ["parse_guarded", "read_guarded", "write_guarded"]
 
@@ -37,9 +37,10 @@ def read_guarded(path: Path, remedy: str) -> str:
 
     Raises:
         FleetError: the checksum is not there, or the text is not the one that was written.
-        OSError: the file cannot be read, or is not there.
+        OSError: the file cannot be read, is not there, or is too large.
     """
-    return parse_guarded(path.read_bytes(), path, remedy)
+    with open_regular(path) as file:
+        return parse_guarded(read_small(file), path, remedy)
 
 
 def parse_guarded(data: bytes, path: Path, remedy: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from smartedge.artifacts.front import FrontManifest
 from smartedge.config import Config, config_of_agreement, load_config
 from smartedge.errors import ConfigError, FrontError
-from smartedge.files import open_regular
+from smartedge.files import open_regular, read_small
 from smartedge.fleet.signing import is_signed_by
 from smartedge.fronts.requirements import Requirement
 from smartedge.methods.mechanism import mechanism_of
@@ -31,7 +31,7 @@ __all__ = [
 
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
 FRONT, EXIT = "front.onnx", "exit.onnx"
-_MOST, _PART = 2**24, 2**20  # bytes: of manifest and signature; of a network, at a time
+_PART = 2**20  # bytes of a network that are read at a time
 _FILES = {FRONT, EXIT, "front.safetensors", "exit.safetensors"}
 
 
@@ -162,14 +162,11 @@ def _read(path: Path) -> bytes:
     """
     try:
         with open_regular(path) as file:
-            content = file.read(_MOST + 1)
+            return read_small(file)
     except FileNotFoundError as error:
         raise FrontError(f"{path}: is not there; {FrontManifest.missing}") from error
     except OSError as error:
         raise FrontError(f"{path}: cannot be read ({error.strerror}); {FrontManifest.remedy}") from error
-    if len(content) > _MOST:
-        raise FrontError(f"{path}: is too large for a file of a front bundle; {FrontManifest.remedy}")
-    return content
 
 
 def _check_signature(folder: Path, manifest: bytes, trust: str) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from smartedge.logs import plain
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -166,7 +168,7 @@ class Bars:
         """Move the bar, or print the text where there is nothing to count."""
         if update.total == 0:
             if update.text and not (update.phase == EPOCH and self.console.is_terminal):  # the bar says it too
-                self.progress.console.print(f"{update.side:>5} {update.text}", markup=False, highlight=False)
+                self.progress.console.print(f"{update.side:>5} {plain(update.text)}", markup=False, highlight=False)
             return
         key = (update.side, update.phase)
         if key not in self.bars:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import ClassVar, Literal
@@ -57,6 +58,18 @@ def test_a_file_that_is_not_there_is_told_with_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match=r"note.json: is not there; write one"):
         Note.read(tmp_path / "note.json")
     assert Note.read_if_there(tmp_path / "note.json") is None
+
+
+def test_a_file_of_any_size_and_a_pipe_are_not_read(tmp_path):
+    path = tmp_path / "note.json"
+    with path.open("wb") as file:
+        file.truncate(2**26 + 1)
+    with pytest.raises(ConfigError, match=r"note.json: cannot be read \(larger than 64 MiB\); write one"):
+        Note.read(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match=r"cannot be read \(not a file but a folder, pipe or device\)"):
+        Note.read(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"schema_version": 3'])

@@ -12,6 +12,8 @@ from smartedge.artifacts.run import Speed
 from smartedge.cli.app import main
 from smartedge.config import Config, load_config
 from smartedge.config.writing import commented_yaml
+from smartedge.data import open_dataset
+from smartedge.errors import DataError
 from smartedge.images.size import ImageSize
 from smartedge.lab.plan.propose import propose, summarise
 
@@ -80,11 +82,17 @@ def test_the_data_are_looked_at_and_a_file_is_proposed(
     config, told = load_config(path), capsys.readouterr().out
     assert (config.data.desired, config.data.image_size.plain, config.train.batch_size) == ("kind", "56x40", 16)
     assert config.epochs == 40  # few images: more epochs
-    assert (
-        "24 training images of about 40 pixels, read as 56x40; columns that can be learned: kind (2), glasses (2)"
-        in told
-    )
+    assert "24 images of about 40 pixels, read as 56x40; columns that can be learned: kind (2), glasses (2)" in told
     assert "kind is learned; 11x8x6 numbers cross the cut layer1, at most 528 bytes" in told
+
+
+def test_a_column_whose_name_speaks_to_the_terminal_is_not_proposed(photos: Path, tmp_path: Path) -> None:
+    table = photos / "metadata.csv"
+    table.write_text(table.read_text().replace("kind", "kind\x1b[2J"))
+    assert main(["init", str(tmp_path / "run.yaml"), "--data", str(photos), "--no-measure"]) == 0
+    assert load_config(tmp_path / "run.yaml").data.desired == "glasses"
+    with pytest.raises(DataError, match=r"name of column 'kind\\x1b\[2J' holds characters that cannot be printed"):
+        open_dataset(str(photos), "kind\x1b[2J", image_size=16)
 
 
 @pytest.mark.parametrize(

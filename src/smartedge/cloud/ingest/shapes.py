@@ -19,11 +19,12 @@ _PROGRAM = """
 import json, sys
 from smartedge.cloud.back import build_back
 from smartedge.config import load_config
+from smartedge.logs import say
 from smartedge.errors import SmartEdgeError
 try:
-    print(json.dumps({"shapes": build_back(load_config(json.load(sys.stdin)), 2)[1]}))
+    say(json.dumps({"shapes": build_back(load_config(json.load(sys.stdin)), 2)[1]}))
 except SmartEdgeError as error:
-    print(json.dumps({"code": error.code, "text": str(error)}))
+    say(json.dumps({"code": error.code, "text": str(error)}))
 """
 
 

@@ -21,6 +21,7 @@ from smartedge.cloud import worker
 from smartedge.cloud.back import build_back
 from smartedge.config import load_run_config
 from smartedge.errors import SmartEdgeError
+from smartedge.logs import say
 
 __all__ = ["main"]
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         elastic_launch(config, _work)(os.dup(0), *args.training_script_args)
     except (ChildFailedError, SignalException) as error:
-        print(f"the workers have ended ({type(error).__name__})", file=sys.stderr)
+        say(f"the workers have ended ({type(error).__name__})", file=sys.stderr)
         return 1
     return 0
 

@@ -31,6 +31,7 @@ from smartedge.errors import CodecError, CutError, SmartEdgeError
 from smartedge.lab.plan.images import SampleImages, sample_images
 from smartedge.lab.plan.machine_costs import BETWEEN_FRAMES_S, checkpoint_cost, transport_cost
 from smartedge.lab.plan.timing import timed
+from smartedge.logs import say
 from smartedge.methods.back_step import cloud_forward, cloud_step
 from smartedge.methods.base import get_method
 from smartedge.methods.front_step import split_finish, split_start
@@ -96,7 +97,7 @@ def _edge_learner(config: Config, images: SampleImages, device: torch.device) ->
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, file=sys.stderr)
 
 
 def _build_seconds(config: Config, images: SampleImages) -> float:
@@ -386,7 +387,7 @@ def _serve_steps(config: Config, images: SampleImages, repeats: int) -> None:
 
 
 def _say(answer: dict[str, object]) -> None:
-    print(json.dumps(answer, default=lambda value: value.model_dump(mode="json")), flush=True)
+    say(json.dumps(answer, default=lambda value: value.model_dump(mode="json")))
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class DataSummary:
     """What a data set holds."""
 
     path: str
-    images: int  # of the training split
+    images: int  # of the training split, from which others may still be taken
     columns: dict[str, tuple[str, ...]]  # columns that can be learned → their classes
     side: int  # the shorter side of an image, pixels; the median of some
     jpeg: float  # bytes of one image as JPEG of quality 90, at image_size
@@ -58,7 +58,7 @@ class DataSummary:
     def describe(self) -> str:
         """One line."""
         return (
-            f"{self.path}: {self.images} training images of about {self.side} pixels{self._shape()}; columns that can "
+            f"{self.path}: {self.images} images of about {self.side} pixels{self._shape()}; columns that can "
             "be learned: "
             f"{', '.join(f'{name} ({len(classes)})' for name, classes in itertools.islice(self.columns.items(), 12))}"
             + (f" and {len(self.columns) - 12} more" if len(self.columns) > 12 else "")
