@@ -33,7 +33,7 @@ def test_what_is_no_file(tmp_path, name, make):
 def test_a_manifest_without_end(tmp_path):
     with (tmp_path / "manifest.json").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(FrontError, match="too large"):
+    with pytest.raises(FrontError, match="larger than 64 MiB"):
         open_front(tmp_path, trust=None)
 
 

@@ -122,16 +122,23 @@ def test_heads_that_guess_have_learned_nothing_whoever_is_ahead(images, skills, 
     assert "dp.warmup" in page.text and "Sending" not in page.text.split("Accuracy")[0].replace("Sending an image", "")
 
 
-def test_no_gain_at_all_is_called_pointless(write_run):
+@pytest.mark.parametrize(
+    ("images", "told"),
+    [
+        (2000, "did not help on this task: the cloud's back is no better than the edge's own exit."),
+        (60, "It is not shown that sending paid. The cloud's back is no better than the edge's exit."),
+    ],
+)
+def test_no_gain_at_all_is_called_pointless_where_there_are_images_enough(images, told, write_run):
     def nothing_gained(results):
         results["test"]["back"] = results["test"]["exit"]
         results["cloud_gain"] = 0.0
 
-    run = write_run(change=nothing_gained)
+    run = write_run(change=nothing_gained, images=images)
     stored = load_file(run / "predictions.safetensors")
     save_file({**stored, "back": stored["exit"]}, run / "predictions.safetensors")
     page = page_of(run)
-    assert "did not help on this task: the cloud's back is no better than the edge's own exit." in page.text
+    assert told in page.text
     assert "Exit and back together" not in page.text
 
 
