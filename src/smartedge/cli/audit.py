@@ -45,8 +45,8 @@ features that crossed the link. The run directory must hold both sides' folders,
   membership of a release: AUROC 0.68
   epsilon of one release: claimed 91.82, at least 54.37 (confidence 99.9 %)
   not in full: undefended: the undefended front is at epoch 1 of 1; another call continues there
-  Male: the best attacker (mlp, with everything sent about a training image) reads it at 67.3 % balanced accuracy (95 %
-  interval ... to ... %): no more than 3 points above what the desired label alone tells (67.8 %). Some attacks ...
+  What was sent hides Male from the attackers that were tried: the best attacker reads Male with 67.3 % balanced
+  accuracy, no more than the desired label alone gives away (67.8 %). ... Some attacks were left out or cut short: ...
   runs/faces/audit/audit.json
 
 best attack          the best attacker that has the features of one release

@@ -376,6 +376,6 @@ def result_of(
     )
     if not settings.fresh:
         result = with_earlier(result, call.folder / "audit.json")
-    result = result.model_copy(update={"verdict": verdict(result, audited.sensitive)})
+    result = result.model_copy(update={"verdict": verdict(result)})
     result.write(call.folder / "audit.json")
     return result

@@ -10,7 +10,18 @@ from smartedge.artifacts.audit import Audit, NoiseTest
 from smartedge.lab.report.text import known, percent, short_number
 from smartedge.lab.report.verdict import Verdict
 
-__all__ = ["NO_BOUND", "AttackResult", "Leak", "epsilon_words", "judge", "kinds_of", "membership_words", "read_leaks"]
+__all__ = [
+    "NO_BOUND",
+    "AttackResult",
+    "Leak",
+    "beside",
+    "epsilon_words",
+    "judge",
+    "kinds_of",
+    "membership_words",
+    "read_leaks",
+    "to_judge",
+]
 
 # An attribute counts as hidden up to a margin of balanced accuracy above the unavoidable one. The margin is the
 # smallest of: this figure, this share of the unavoidable accuracy, and this share of what there was to hide.
@@ -167,6 +178,11 @@ def _accuracy(figures: AttackFigures | None) -> float | None:
     return figures.balanced_accuracy if figures else None
 
 
+def to_judge(leaks: Sequence[Leak]) -> list[Leak]:
+    """The sensitive attributes, the worst hidden first; where there are none, those that the run did not learn."""
+    return [leak for leak in leaks if leak.sensitive] or [leak for leak in leaks if not leak.desired] or list(leaks)
+
+
 def judge(
     leaks: Sequence[Leak], *, sent: bool, protected: bool, guaranteed: bool, unread: Sequence[str] = ()
 ) -> Verdict:
@@ -188,9 +204,9 @@ def judge(
             "No attacker of attributes has been tried on what this run sent.",
             ["Without an audit nobody knows what is hidden. 'smartedge audit RUN' trains such attackers."],
         )
-    judged = [leak for leak in leaks if leak.sensitive] or [leak for leak in leaks if not leak.desired] or list(leaks)
+    judged = to_judge(leaks)
     worst = judged[0]
-    sentences = [sentence for leak in judged[:3] for sentence in (_beside(leak), *_certified(leak))]
+    sentences = [sentence for leak in judged[:3] for sentence in (beside(leak), *_certified(leak))]
     if len(leaks) > min(3, len(judged)):
         sentences.append("The table below shows all audited attributes.")
     sentences.append("These are the best of the attackers that were tried. " + _stronger(judged, guaranteed))
@@ -253,8 +269,8 @@ def _most(leak: Leak) -> str:
     return f"{read}, {how} {what} ({percent(leak.unavoidable)})"
 
 
-def _beside(leak: Leak) -> str:
-    """One attribute in one sentence."""
+def beside(leak: Leak) -> str:
+    """What the best attacker reads of one attribute, with all references, in two sentences."""
     text = f"{leak.name}: {percent(leak.best)} balanced accuracy"
     if leak.interval:
         text += f" (95 % interval {percent(leak.interval[0])} to {percent(leak.interval[1])})"
