@@ -110,11 +110,7 @@ class Gate:
             PrivacyError: a feature is not finite, a budget would be exceeded, or the ledger cannot be written.
         """
         ids = np.ascontiguousarray(ids, dtype=np.int64)
-        if features_BF.dtype != np.uint8 and not bool(np.isfinite(features_BF).all()):
-            raise PrivacyError(
-                f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was sent. "
-                "The front has diverged; lower train.lr"
-            )
+        features_BF = self._checked(features_BF, len(ids), split)
         protected = split == "train" or not self.training_only
         bounded_BF = self.mechanism.bound(features_BF)
         nonce = self.noise.nonce("features", split, -1 if seq is None else seq, ids=ids, content=bounded_BF)
@@ -152,6 +148,29 @@ class Gate:
             labels = randomise_labels(labels, self.task, label_epsilon, np.stack(drawn))
         return ReleasedBatch(ids, bounded_BF, labels, event, label_event, key=_RELEASE_KEY)
 
+    def _checked(self, features_BF: Features, images: int, split: str) -> Features:
+        """The features as a plain array: uint8, or finite numbers in the precision that is released.
+
+        Raises:
+            PrivacyError: they are not, or their shape is not the mechanism's.
+        """
+        wanted = (images, *self.mechanism.feature_shape)
+        if np.shape(features_BF) != wanted:  # else images could share their noise
+            raise PrivacyError(
+                f"features of split '{split}' have shape {np.shape(features_BF)}, and {wanted} is to be released: "
+                "nothing of this batch was sent"
+            )
+        plain_BF: Features = np.asarray(features_BF)  # a masked array would say that all that is not masked is finite
+        if plain_BF.dtype != np.uint8:
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and refused
+                plain_BF = plain_BF.astype(np.float32, copy=False)
+            if not bool(np.isfinite(plain_BF).all()):
+                raise PrivacyError(
+                    f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was "
+                    "sent. The front has diverged; lower train.lr"
+                )
+        return plain_BF
+
 
 def label_event_of(task: Task, epsilon: float | None) -> ReleaseEvent:
     """The cost of one image's label. It is paid once, since the label is randomised once.
@@ -181,6 +200,8 @@ def randomise_labels(labels: Labels, task: Task, epsilon: float, words: NDArray[
     if labels.dtype != np.int64 and bool(np.isnan(labels).any()):
         raise PrivacyError("a label is lacking, and randomised response does not hide which: nothing was sent")
     classes, each = (task.outputs, epsilon) if task.kind == "single" else (2, epsilon / task.outputs)
+    if not bool(((labels >= 0) & (labels < classes)).all()):
+        raise PrivacyError(f"a label is none of the {classes} classes, so no noise covers it: nothing was sent")
     often, rare, _ = response_weights(each, likely=1, unlikely=classes - 1)  # no words are left over
     truth_BX = labels.astype(np.int64).reshape(words.shape)
     ends = np.array([often + rare * i - 1 for i in range(classes)], dtype=np.uint64)
