@@ -23,11 +23,12 @@ from smartedge.data.drawn.parts import ATTRIBUTES
 from smartedge.data.sources import open_raw
 from smartedge.images.size import ImageSize
 from smartedge.lab.audit import suite
-from smartedge.lab.audit.certificate.run import CertifySettings, certify
+from smartedge.lab.audit.certificate.run import certify
+from smartedge.lab.audit.certificate.settings import CertifySettings
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.run_evidence import RunEvidence
-from smartedge.lab.audit.suite import AuditSettings
+from smartedge.lab.audit.settings import AuditSettings
 from smartedge.lab.audit.undefended import _train_front
 from smartedge.launch.datasets import dataset_of
 from smartedge.methods.front_step import edge_step

@@ -15,8 +15,9 @@ from runs import PROTECTED, share_key
 from smartedge.artifacts.results import Results
 from smartedge.config import Config
 from smartedge.lab.audit import suite
-from smartedge.lab.audit.certificate.run import CertifySettings, certify
-from smartedge.lab.audit.suite import AuditSettings
+from smartedge.lab.audit.certificate.run import certify
+from smartedge.lab.audit.certificate.settings import CertifySettings
+from smartedge.lab.audit.settings import AuditSettings
 from smartedge.lab.plan.survey import measure_here
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import train

@@ -110,7 +110,10 @@ class FleetFigures(Artifact):
     complete: bool = Field(description="whether the run is complete")
     model: str = Field(description="the network")
     schedule: str = Field(description="the schedule")
-    epsilon: float | None = Field(description="`dp.epsilon` of the settings: the budget of an image; null: none is set")
+    epsilon: float | None = Field(
+        description="`dp.epsilon` of the settings: the budget of an image; null: none is set, or it is of each number "
+        "of a feature map alone (`dp.granularity: element`)"
+    )
     label_epsilon: float | None = Field(description="`dp.label_epsilon` of the settings; null: labels travel in clear")
     jain: float | None = Field(
         description="Jain's index of the shares of their frames that the back has used: 1 where all edges are equally "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 
 from smartedge.errors import ConfigError
 
-__all__ = ["comma_separated", "host_and_port", "names", "positive", "seconds"]
+__all__ = ["above_zero", "comma_separated", "count", "host_and_port", "names", "positive", "seconds"]
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -40,6 +41,32 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"[1-9]\d{0,5}", text):
         raise argparse.ArgumentTypeError(f"{text}: give a whole number from 1 to 999999")
     return int(text)
+
+
+def count(text: str) -> int:
+    """The ``type`` of an argument that is a whole number of at least 0, of at most six digits.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not re.fullmatch(r"\d{1,6}", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number from 0 to 999999")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """The ``type`` of an argument that is a number above 0, such as seconds or watts.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: give a number above 0")
+    return number
 
 
 def seconds(text: str, option: str) -> float:

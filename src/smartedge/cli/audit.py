@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smartedge.artifacts.summary import refuse_unfinished
-from smartedge.cli.arguments import names, positive, seconds
+from smartedge.cli.arguments import count, names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.clock import Clock
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from smartedge.artifacts.attacks import NamedFigures
     from smartedge.artifacts.audit import Audit, Skipped
-    from smartedge.lab.audit.call import AuditSettings
+    from smartedge.lab.audit.settings import AuditSettings
     from smartedge.runs.progress import Monitor
 
 __all__ = ["add_parser", "run"]
@@ -124,7 +124,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     given.add_argument("--features", metavar="FILE", type=Path, help=".npz, .safetensors or .parquet")
     given.add_argument("--noise", metavar="LAW", help="such as gaussian:sigma=0.4,clip=2; default: none")
     given.add_argument("--known-label", action="store_true", help="the attacker has the desired label as well")
-    given.add_argument("--seed", type=int, default=0, help="of splits, noise and attackers (0)")
+    given.add_argument("--seed", type=count, default=0, help="of splits, noise and attackers (0)")
     given.add_argument("--out", metavar="DIR", type=Path, help="folder of the results; default: FILE.audit")
     return parser
 
@@ -154,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     from smartedge.config import load_run_config
+    from smartedge.lab.audit.features.noise import check_noise
 
     if (args.run_dir is None) == (args.features is None):
         raise ConfigError("give either a run directory, or --features FILE; see 'smartedge audit --help'")
@@ -163,10 +164,13 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError("--undefended: goes with a run; audit the undefended features by a call of their own")
     if args.features is not None and not args.features.exists():
         raise DataError(f"{args.features}: there is no such file")
+    if args.noise is not None:
+        check_noise(args.noise)
     for folder in filter(None, (args.run_dir, args.undefended)):  # before torch is imported
         load_run_config(folder)
     if args.run_dir is not None:
         refuse_unfinished(args.run_dir)
+    _settings(args)
 
 
 def _of_run(args: argparse.Namespace, clock: Clock, monitor: Monitor) -> tuple[Audit, list[Path]]:
@@ -207,9 +211,10 @@ def _without_report(clock: Clock) -> Clock:
 
 
 def _settings(args: argparse.Namespace) -> AuditSettings:
-    from smartedge.lab.audit.call import AuditSettings
+    """What to attack."""
+    from smartedge.lab.audit.settings import AuditSettings, check_settings
 
-    return AuditSettings(
+    settings = AuditSettings(
         attributes=names(args.attributes, "--attributes"),
         attacks=names(args.attacks, "--attacks"),
         budget=None if args.budget is None else seconds(args.budget, "--budget"),
@@ -217,6 +222,8 @@ def _settings(args: argparse.Namespace) -> AuditSettings:
         undefended=args.undefended,
         fresh=args.fresh,
     )
+    check_settings(settings, of_a_run=args.run_dir is not None)
+    return settings
 
 
 def _print(result: Audit) -> None:

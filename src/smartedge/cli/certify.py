@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.arguments import names
+from smartedge.artifacts.summary import refuse_unfinished
+from smartedge.cli.arguments import names, positive
 from smartedge.logs import say
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory of a finished run")
     parser.add_argument("--attributes", metavar="A,B", help="columns to certify; default: data.sensitive")
     parser.add_argument("--confidence", type=float, default=0.95, help="of each bound (0.95)")
-    parser.add_argument("--releases", type=int, default=1, help="releases of one image that the attacker has (1)")
+    parser.add_argument("--releases", type=positive, default=1, help="releases of one image that the attacker has (1)")
     parser.add_argument("--known-label", action="store_true", help="the attacker knows the desired label as well")
     parser.add_argument(
         "--splits",
@@ -59,7 +60,8 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Certify, print one table and the assumptions."""
-    from smartedge.lab.audit.certificate.run import CertifySettings, certify
+    from smartedge.config import load_run_config
+    from smartedge.lab.audit.certificate.settings import CertifySettings, check_settings
     from smartedge.runs.progress import Bars, Quiet
 
     settings = CertifySettings(
@@ -70,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         splits=names(args.splits, "--splits"),
         persons=args.persons,
     )
+    check_settings(args.run_dir, load_run_config(args.run_dir), settings)
+    refuse_unfinished(args.run_dir)
+    from smartedge.lab.audit.certificate.run import certify  # imports torch, which takes seconds
+
     with closing(Quiet() if args.json else Bars()) as monitor:
         certificate = certify(args.run_dir, settings, monitor)
     file = args.run_dir / "audit" / "certificate.json"

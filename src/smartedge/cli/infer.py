@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.cli.arguments import above_zero
 from smartedge.cli.fronts import add_trust_arguments, open_published
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.logs import plain, say
@@ -63,7 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     parser.add_argument("--source", help="a folder to watch, a video file, camera:DEVICE, or - for names of files")
     parser.add_argument("--once", action="store_true", help="read the folder of --source once, and end")
     parser.add_argument(
-        "--every", metavar="SECONDS", type=float, default=1.0, help="between two pictures of a video or camera (1)"
+        "--every", metavar="SECONDS", type=above_zero, default=1.0, help="between two pictures of a video or camera (1)"
     )
     add_goal_arguments(parser, f"that of the front bundle, or {_THRESHOLD} for a run")
     parser.add_argument("--connect", metavar="HOST:PORT", help="ask the server there instead of the back in RUN")

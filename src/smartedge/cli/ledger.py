@@ -69,10 +69,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _as_text(balance: Balance) -> list[str]:
     budget = balance.budget
+    whose = "an image" if balance.of_each_number == 1 else "each number of a feature map"
     if math.isfinite(budget.epsilon):
-        lines = [f"Budget of an image: ε = {budget.epsilon:.4g} at δ = {budget.delta:g}, over all its releases."]
+        lines = [f"Budget of {whose}: ε = {budget.epsilon:.4g} at δ = {budget.delta:g}, over all its releases."]
     else:
         lines = ["No budget: releases are recorded, and none is refused."]
+    if (numbers := balance.of_each_number) > 1:
+        lines.append(
+            f"Each ε here is of one number alone. An image has {numbers} numbers, and a release costs the image "
+            f"{numbers} times the ε of a number."
+        )
     if not balance.groups:
         return [*lines, "Nothing was released yet."]
     for split in balance.splits:

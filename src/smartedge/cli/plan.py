@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.cli.arguments import comma_separated
+from smartedge.cli.arguments import above_zero, comma_separated, count, positive
 from smartedge.cli.common import add_override_argument
 from smartedge.cli.profile import add_measuring_arguments, threads
 from smartedge.files import disk_error
@@ -58,9 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     where.add_argument(
         "--same-machine", action="store_true", help="edge and cloud are processes of one machine and share its cores"
     )
-    where.add_argument("--watts", type=float, help="power of the edge while it computes, where its profile lacks it")
+    where.add_argument("--watts", type=above_zero, help="power of the edge while it computes, if its profile lacks it")
     job = parser.add_argument_group("the run")
-    job.add_argument("--epochs", type=int, help="short for --set epochs=...")
+    job.add_argument("--epochs", type=positive, help="short for --set epochs=...")
     job.add_argument(
         "--images",
         metavar="TRAIN[,VAL,TEST]",
@@ -76,7 +76,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
     measuring = parser.add_argument_group("measuring")
     add_measuring_arguments(measuring)  # type: ignore[arg-type]
     out = parser.add_argument_group("results")
-    out.add_argument("--top", type=int, default=12, help="rows of the table; 0: all (default: %(default)s)")
+    out.add_argument("--top", type=count, default=12, help="rows of the table; 0: all (default: %(default)s)")
     out.add_argument("--json", action="store_true", help="for programs: print everything as JSON, and no table")
     out.add_argument("--plot", metavar="FILE", type=Path, help="time by cut, stacked by stage: .png or .html")
     out.add_argument(

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from smartedge.cli.arguments import comma_separated, positive
+from smartedge.cli.arguments import above_zero, comma_separated, positive
 from smartedge.cli.common import add_override_argument
 from smartedge.logs import say
 
@@ -37,7 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
         "--out", metavar="FILE", type=Path, default=Path("device.json"), help="where to write (default: %(default)s)"
     )
     add_measuring_arguments(parser)
-    parser.add_argument("--watts", type=float, help="power of this machine while it computes: adds energy to plans")
+    parser.add_argument("--watts", type=above_zero, help="power of this machine as it computes: adds energy to plans")
     return parser
 
 
@@ -62,19 +62,16 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the file, show the main figures.
 
     Raises:
-        ConfigError: a cut or codec is unknown, a number impossible, or the file cannot be written.
+        ConfigError: a cut or codec is unknown, or the file cannot be written.
     """
     from rich.console import Console
     from rich.table import Table
 
     from smartedge.config import load_config
-    from smartedge.errors import ConfigError
     from smartedge.lab.plan.profile import check_place_of, save_profile
     from smartedge.lab.plan.survey import measure_here
     from smartedge.runs.progress import Bars
 
-    if args.watts is not None and args.watts <= 0:
-        raise ConfigError(f"--watts {args.watts:g}: must be above 0")
     config = load_config(args.config, [*args.overrides, *threads(args)]).without_auto()
     check_place_of(args.out)
     with closing(Bars()) as monitor:

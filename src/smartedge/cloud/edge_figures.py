@@ -56,7 +56,7 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
         complete=handover.complete and trainer.finished,
         model=config.model.name,
         schedule=config.schedule,
-        epsilon=config.dp.epsilon,
+        epsilon=None if config.dp.granularity == "element" else config.dp.epsilon,
         label_epsilon=config.dp.label_epsilon,
         jain=_jain([figures.learned / max(1, _announced(handover, name)) for name, figures in edges.items()]),
         edges=edges,

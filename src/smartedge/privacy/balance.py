@@ -72,6 +72,12 @@ class Balance:
     budget: Budget
     groups: tuple[ImageGroup, ...]
 
+    @property
+    def of_each_number(self) -> int:
+        """1: each ε is of an image. N: of each of the N numbers of its map alone; a release costs the map N ε."""
+        shape = self.policy.get("feature_shape")
+        return math.prod(shape) if self.policy.get("granularity") == "element" and isinstance(shape, list) else 1
+
     def worst(self, split: str | None = None) -> ImageGroup | None:
         """The group with the largest ε, then with the most releases; None where nothing was released."""
         chosen = [group for group in self.groups if split in (None, group.split)]

@@ -160,15 +160,15 @@ class Gate:
                 f"features of split '{split}' have shape {np.shape(features_BF)}, and {wanted} is to be released: "
                 "nothing of this batch was sent"
             )
-        plain_BF: Features = np.asarray(features_BF)  # a masked array would say that all that is not masked is finite
-        if plain_BF.dtype != np.uint8:
-            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and refused
-                plain_BF = plain_BF.astype(np.float32, copy=False)
-            if not bool(np.isfinite(plain_BF).all()):
-                raise PrivacyError(
-                    f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was "
-                    "sent. The front has diverged; lower train.lr"
-                )
+        if features_BF.dtype == np.uint8:
+            return np.asarray(features_BF, dtype=np.uint8)
+        with np.errstate(over="ignore"):  # beyond float32 they are infinite
+            plain_BF = np.asarray(features_BF, dtype=np.float32)  # a masked array calls all finite that is not masked
+        if not bool(np.isfinite(plain_BF).all()):
+            raise PrivacyError(
+                f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was sent. "
+                "The front has diverged; lower train.lr"
+            )
         return plain_BF
 
 

@@ -94,11 +94,12 @@ def test_json_more_images_more_releases_and_a_known_label(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--confidence", "1"], "--confidence: must be at least 0.5 and below 1"),
-        (["--releases", "0"], "--releases: at least 1"),
+        (["--confidence", "0.99999"], "--confidence: must be from 0.5 to 0.9999"),
+        (["--releases", "0"], "--releases: 0: give a whole number from 1"),
         (["--splits", "train"], "--splits: some of test, val, audit"),
         (["--attributes", ","], "--attributes: the list is empty"),
         (["--attributes", "smile", "--known-label"], "'smile' is the desired label itself"),
+        (["--attributes", "identity"], "'identity' names the persons, who are the units"),
         (["--persons", "nobody"], "no column 'nobody'"),
     ],
 )

@@ -14,6 +14,7 @@ from smartedge.cli import ledger as verb
 from smartedge.errors import PrivacyError
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
+from smartedge.privacy.mechanisms import make_mechanism
 from smartedge.types import ReleaseEvent
 
 RESPONSE = ReleaseEvent("randomised-response", 0.5, codewords=8)
@@ -65,6 +66,18 @@ def test_the_balance_in_words(make_run, capsys):
         "Released: without protection, ε = ∞.",
         "Labels: randomised response, ε = 0.5 once per image, on top of the features'.",
     ]
+
+
+def test_of_a_map_whose_numbers_are_protected_it_says_what_an_image_costs(tmp_path, capsys):
+    """An ε of one number was told as the budget of an image."""
+    mechanism = make_mechanism("laplace", feature_shape=(2, 4), clip=1.0, epsilon=0.5, granularity="element")
+    path, budget = tmp_path / "edge" / "ledger.sqlite", Budget(0.5, 1e-5)
+    with Ledger(path, "r", policy=mechanism.policy(), budget=budget, existing=False) as ledger:
+        ledger.debit("train", np.array([0]), mechanism.event, seq=0, nonce=b"n")
+    first, second, third, *_ = show(capsys, tmp_path).splitlines()
+    assert first == "Budget of each number of a feature map: ε = 0.5 at δ = 1e-05, over all its releases."
+    assert second.endswith("An image has 8 numbers, and a release costs the image 8 times the ε of a number.")
+    assert third.endswith("1 release, ε = 0.5, 0 left")
 
 
 def test_the_balance_as_json(make_run, capsys):

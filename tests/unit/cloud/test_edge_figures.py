@@ -116,4 +116,9 @@ def test_a_back_that_has_finished_has_used_every_frame_but_those_in_quarantine(h
     handover.complete = False
     assert not figures_of_edges(handover, trainer_of(finished=True), Influence(None)).complete
     handover.intakes.clear()
-    assert figures_of_edges(handover, trainer_of(finished=True), Influence(None)).jain is None
+    trainer = trainer_of(finished=True)
+    trainer.config = load_config(
+        {"model": {"bottleneck": "2x2x2"}, "dp": {"mechanism": "laplace", "granularity": "element", "epsilon": 4.0}}
+    )
+    found = figures_of_edges(handover, trainer, Influence(None))
+    assert found.jain is None and found.epsilon is None, "the ε of one number is no budget of an image"

@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.lab.audit.evidence import Evidence
+if TYPE_CHECKING:
+    from smartedge.lab.audit.evidence import Evidence
 
 __all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "Unit", "available"]
 

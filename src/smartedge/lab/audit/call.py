@@ -12,7 +12,7 @@ from smartedge.artifacts.attacks import AttributeBlock, Identity, Membership, Pe
 from smartedge.artifacts.audit import Audit, AuditCertificates, Audited, AuditSettingsUsed, Effort, NoiseTest, Skipped
 from smartedge.artifacts.certificate import Certificate
 from smartedge.artifacts.reconstruction import Reconstruction
-from smartedge.errors import ConfigError, DataError
+from smartedge.errors import DataError
 from smartedge.lab.audit import epsilon, floors
 from smartedge.lab.audit.attacks import ATTACKS, available
 from smartedge.lab.audit.attributes import Findings, in_focus, infer, plan, summarise
@@ -20,6 +20,7 @@ from smartedge.lab.audit.certificate.evidence import certify_evidence
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, labels_as_sent, of_a_training_image
 from smartedge.lab.audit.membership import membership
+from smartedge.lab.audit.settings import AuditSettings
 from smartedge.lab.audit.stages import ATTACK_NAMES, stage_of, with_earlier
 from smartedge.lab.audit.verdict import verdict
 from smartedge.privacy.mechanisms import Mechanism
@@ -28,13 +29,11 @@ from smartedge.runs.progress import Monitor
 
 __all__ = [
     "REFERENCE",
-    "AuditSettings",
     "Call",
     "Stages",
     "attribute_blocks",
     "certificates",
     "cheap_attacks",
-    "check_settings",
     "find_membership",
     "noise_test",
     "result_of",
@@ -49,27 +48,6 @@ _CERTIFICATE_SHARE = 0.2  # of each of two certificates, at most; most need half
 _MEMBERSHIP_SHARE = 0.2
 _EPSILON_SHARE = 0.05
 _EPSILON_SECONDS = 60.0
-
-
-@dataclass(frozen=True)
-class AuditSettings:
-    """What to attack, and with how much effort.
-
-    Attributes:
-        attributes: columns to read. None: the run's sensitive columns; ``("all",)``: these and every yes/no column.
-        attacks: names from :data:`ATTACK_NAMES`; None for all.
-        budget: seconds for everything; None for no limit.
-        seeds: number of attackers of each kind, each with its own seed.
-        undefended: a finished undefended run to compare with; None: an undefended front is trained once.
-        fresh: repeat everything, and reuse no earlier result.
-    """
-
-    attributes: tuple[str, ...] | None = None
-    attacks: tuple[str, ...] | None = None
-    budget: float | None = None
-    seeds: int = 2
-    undefended: Path | None = None
-    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,23 +94,6 @@ class Stages:
     certificate: AuditCertificates | None
     identity: Identity | None
     persons: dict[str, dict[str, PersonBand]] | None
-
-
-def check_settings(settings: AuditSettings) -> None:
-    """Refuse settings that make no sense.
-
-    Raises:
-        ConfigError: names all of them.
-    """
-    problems = []
-    if settings.seeds < 1:
-        problems.append("--seeds: at least 1 is needed")
-    if settings.budget is not None and settings.budget <= 0:
-        problems.append("--budget: must be a positive time, such as 90s, 5m or 2h")
-    if unknown := [name for name in settings.attacks or () if name not in ATTACK_NAMES]:
-        problems.append(f"--attacks: {', '.join(unknown)} is not known; choose from {', '.join(ATTACK_NAMES)}")
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
 def cheap_attacks(call: Call, evidence: Evidence) -> None:

@@ -14,13 +14,11 @@ from smartedge.files import folder_to_write
 from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
     REFERENCE,
-    AuditSettings,
     Call,
     Stages,
     attribute_blocks,
     certificates,
     cheap_attacks,
-    check_settings,
     find_membership,
     noise_test,
     result_of,
@@ -29,6 +27,7 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.gathering import gather
 from smartedge.lab.audit.people import find_identity, find_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
+from smartedge.lab.audit.settings import AuditSettings, check_settings
 from smartedge.lab.audit.stages import ATTACK_NAMES
 from smartedge.lab.audit.undefended import gather_undefended, is_undefended, training_differences
 from smartedge.launch.datasets import raw_data_of
@@ -62,7 +61,7 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor, *, clock: Cl
         DataError: the data set has changed.
     """
     clock = clock or Clock(settings.budget)
-    check_settings(settings)
+    check_settings(settings, of_a_run=True)
     attributes = _attributes(run_dir, settings)
     call = Call(settings, run_dir / "audit", clock, monitor)
     if settings.fresh:

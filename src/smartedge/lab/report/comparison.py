@@ -10,10 +10,11 @@ from typing import Any
 from smartedge.artifacts.results import Figures, Results
 from smartedge.lab.report import plots
 from smartedge.lab.report.gallery import gallery, network_name, told_apart
+from smartedge.lab.report.guarantee import pair
 from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.text import fewer_epochs, known, percent, points, seconds, short_number, size, times
+from smartedge.lab.report.text import fewer_epochs, known, percent, points, seconds, size, times
 from smartedge.lab.report.verdict import heads, margin
 from smartedge.methods.schedules import get_schedule
 
@@ -140,7 +141,8 @@ def _promise(run: Run) -> str:
     privacy = run.results.privacy
     if privacy is None or not known(privacy.vector_epsilon_total):
         return "none" if run.method.has_cloud else "nothing sent"
-    return f"ε = {short_number(privacy.vector_epsilon_total)}"
+    alone = "; training images alone" if privacy.apply_to == "training" else ""
+    return pair(privacy.vector_epsilon_total, privacy.delta_total) + alone
 
 
 def _answered(runs: Sequence[Run], side: str) -> list[float]:

@@ -11,7 +11,7 @@ from smartedge.lab.report.text import known, percent, short_number
 from smartedge.methods.base import get_method
 from smartedge.metrics import attribute_bound
 
-__all__ = ["Guarantee", "guarantee", "guarantee_of_noise"]
+__all__ = ["Guarantee", "guarantee", "guarantee_of_noise", "pair"]
 
 # (mechanism, whether noise is per number) → its effect on a feature map, in words
 MECHANISMS = {
@@ -65,7 +65,7 @@ def guarantee_of_noise(test: NoiseTest) -> Guarantee:
     if test.epsilon_claimed is None:
         headline = "No guarantee is known: the features were audited as they are, without a noise law."
         return Guarantee(False, False, headline, [], [], [], [])
-    vector = _pair(test.vector_epsilon, test.delta)
+    vector = pair(test.vector_epsilon, test.delta)
     limited = [bound for bound in (test.attribute_bound, test.noise_bound) if bound is not None]
     bound = _at_most(min(limited, default=1.0))
     sentences = [
@@ -112,15 +112,15 @@ def _some(block: Privacy, labels: str) -> Guarantee:
         headline = f"Each number of a feature map {verb} ε = {short_number(epsilon)}; an image is not protected by it."
         sentences.append(
             "But the whole feature map of an image is sent, and for the whole map the noise gives "
-            f"{_pair(vector, delta)}: {'hardly any protection' if weak else 'this is the figure that counts'}."
+            f"{pair(vector, delta)}: {'hardly any protection' if weak else 'this is the figure that counts'}."
         )
     else:
         whom = "Every training image" if training_only else "Every image"
         headline = (
-            f"{whom} that was sent is protected: {_pair(vector, delta)} each time it is sent."
+            f"{whom} that was sent is protected: {pair(vector, delta)} each time it is sent."
             if together < _NOTHING
             else f"{whom} that was sent carries noise, but too little for a useful guarantee: "
-            f"{_pair(vector, delta)} each time it is sent{', too often' if min(bound, tight) < _NOTHING else ''}."
+            f"{pair(vector, delta)} each time it is sent{', too often' if min(bound, tight) < _NOTHING else ''}."
         )
     sentences.append(
         "This means: an attacker tries to answer a yes/no question about an image from the features of one release "
@@ -137,7 +137,7 @@ def _some(block: Privacy, labels: str) -> Guarantee:
     if releases > 1:
         sentences.append(
             f"An image was sent up to {releases} times, and each time reveals more. All times together have "
-            f"{_pair(total, delta_total)}. An attacker that sees all of them is limited to {percent(together)}."
+            f"{pair(total, delta_total)}. An attacker that sees all of them is limited to {percent(together)}."
         )
     sentences.append(
         "Nothing that is done with the features later weakens this: compressing, storing or training on them."
@@ -185,17 +185,19 @@ def _facts(block: Privacy) -> list[tuple[str, str]]:
     budget = block.epsilon_budget
     facts = [
         ("Mechanism", MECHANISMS[block.mechanism, element]),
-        ("One release", _pair(block.epsilon, block.delta) + (", per number" if element else "")),
+        ("One release", pair(block.epsilon, block.delta) + (", per number" if element else "")),
     ]
     if element:
-        facts.append(("… whole feature map", _pair(block.vector_epsilon, block.delta)))
+        facts.append(("… whole feature map", pair(block.vector_epsilon, block.delta)))
     facts.append(("Releases", f"{block.releases_max} of an image at most"))
-    facts.append(("Spent", _pair(block.vector_epsilon_total, block.delta_total) + ", by the image that spent most"))
+    facts.append(("Spent", pair(block.vector_epsilon_total, block.delta_total) + ", by the image that spent most"))
     if known(budget):
         each = ", per number" if element else ""
-        facts.append(("Budget of an image", _pair(budget, block.delta_budget) + each))
+        facts.append(("Budget of an image", pair(budget, block.delta_budget) + each))
     if known(block.label_epsilon) and block.label_epsilon > 0:
-        facts.append(("Label", f"{_pair(block.label_epsilon, 0)}; with it {_pair(block.epsilon_with_label, 0)}"))
+        facts.append(
+            ("Label", f"{pair(block.label_epsilon, 0)}; with it {pair(block.epsilon_with_label, block.delta_total)}")
+        )
     for name, value in (("Clipped at", block.clip), ("Noise, deviation", block.sigma), ("Codewords", block.codewords)):
         if known(value):
             facts.append((name, short_number(value)))
@@ -213,7 +215,8 @@ def _labels(block: Privacy) -> str:
     return "the desired label, which is sent in clear with every training image"
 
 
-def _pair(epsilon: float | None, delta: float | None) -> str:
+def pair(epsilon: float | None, delta: float | None) -> str:
+    """``ε = 4, δ = 10⁻⁵``."""
     if not known(epsilon):
         return "no limit"
     text = f"ε = {short_number(epsilon)}" + (f", δ = {short_number(delta)}" if delta else "")

@@ -83,6 +83,7 @@ class Spent(Part):
     budget: float | None  # None: none is set
     delta: float
     releases: int  # of one image, at most
+    of_each_number: int  # 1: ε is of an image; N: of each of the N numbers of its feature map alone
 
 
 class Edge(Part):
@@ -272,6 +273,7 @@ class _SpentBudget:
                 budget=None if math.isinf(balance.budget.epsilon) else balance.budget.epsilon,
                 delta=balance.budget.delta,
                 releases=max((group.releases for group in balance.groups), default=0),
+                of_each_number=balance.of_each_number,
             )
         took = time.monotonic() - begun
         self._next = time.monotonic() + max(_LEDGER_EVERY_S, _LEDGER_SHARE * took)

@@ -18,7 +18,6 @@ import smartedge
 from smartedge.lab.audit import identity, persons
 from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import Unit
-from smartedge.lab.audit.call import AuditSettings
 from smartedge.lab.audit.certificate import plugin
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence
@@ -29,6 +28,7 @@ from smartedge.lab.audit.features.table import table_of
 from smartedge.lab.audit.membership import membership
 from smartedge.lab.audit.neural import _Attacker
 from smartedge.lab.audit.run_evidence import RunEvidence
+from smartedge.lab.audit.settings import AuditSettings
 from smartedge.lab.audit.store import Store
 from smartedge.lab.audit.trees import Table, fit_trees
 from smartedge.methods.loop import Progress

@@ -16,9 +16,10 @@ from smartedge.artifacts.certificate import AttributeBound, Certificate
 from smartedge.lab.audit import call as calls
 from smartedge.lab.audit.attacks import Unit
 from smartedge.lab.audit.attributes import BestAttackers
-from smartedge.lab.audit.call import AuditSettings, Call, attribute_blocks
+from smartedge.lab.audit.call import Call, attribute_blocks
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.run_evidence import RunEvidence
+from smartedge.lab.audit.settings import AuditSettings
 from smartedge.runs.progress import Quiet
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smartedge.lab.audit.call import AuditSettings, Call
+from smartedge.lab.audit.call import Call
 from smartedge.lab.audit.certificate.sets import SetLaw, set_law
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Crossing, Persons, of_a_training_image
@@ -17,6 +17,7 @@ from smartedge.lab.audit.features.evidence import evidence_of as given_evidence
 from smartedge.lab.audit.features.table import table_of
 from smartedge.lab.audit.people import _certificate, _strongest, find_identity, find_persons, fold_of
 from smartedge.lab.audit.run_evidence import RunEvidence
+from smartedge.lab.audit.settings import AuditSettings
 from smartedge.privacy.mechanisms import Gaussian, Mechanism
 from smartedge.runs.progress import Quiet
 

@@ -173,7 +173,7 @@ def test_noise_on_training_images_alone_and_randomised_labels(privacy_block):
     assert said.headline.startswith("Every training image")
     assert any("without noise" in sentence for sentence in said.sentences)
     assert "randomised response with ε = 2" in said.not_covered[0]
-    assert ("Label", "ε = 2; with it ε = 6") in [(name, plain(fact)) for name, fact in said.facts]
+    assert ("Label", "ε = 2; with it ε = 6, δ = 10⁻⁵") in [(name, plain(fact)) for name, fact in said.facts]
 
 
 # -- what attackers read

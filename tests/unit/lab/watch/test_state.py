@@ -93,16 +93,19 @@ def test_a_folder_of_runs_shows_the_newest(running):
     assert RunReader(running.parent / "nothing").state().state == "not begun"
 
 
-def test_privacy_spent_is_what_the_ledger_says(running):
+@pytest.mark.parametrize("name", ["gaussian", "laplace"])
+def test_privacy_spent_is_what_the_ledger_says(running, name):
     from smartedge.privacy.balance import Budget
     from smartedge.privacy.ledger import Ledger
 
-    mechanism = make_mechanism("gaussian", feature_shape=(4,), clip=1.0, sigma=4.0)
+    numbers, given = (4, {"granularity": "element"}) if name == "laplace" else (1, {})
+    mechanism = make_mechanism(name, feature_shape=(4,), clip=1.0, sigma=4.0, **given)
     path = running / "edge" / "ledger.sqlite"
     with Ledger(path, run="r", policy=mechanism.policy(), budget=Budget(8.0, 1e-5), existing=False) as ledger:
         ledger.debit("train", np.array([1, 2]), mechanism.event, seq=0, nonce=b"n")
     spent = RunReader(running).state().spent
-    assert (spent.mechanism, spent.budget, spent.releases) == ("gaussian", 8.0, 1) and 0 < spent.epsilon < 8
+    assert (spent.mechanism, spent.budget, spent.releases) == (name, 8.0, 1) and 0 < spent.epsilon < 8
+    assert spent.of_each_number == numbers
 
 
 def test_progress_is_kept_in_the_folder_of_the_side(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,10 @@ from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import ConfigError, DataError, PrivacyError
 from smartedge.files import folder_to_write
 from smartedge.lab.audit.certificate.certify import HeldOut
+from smartedge.lab.audit.certificate.settings import HELD_OUT, CertifySettings, check_settings, columns_of
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.lab.audit.gathering import AuditedData, check_run, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
-from smartedge.methods.base import get_method
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import autocast
 from smartedge.models.network import to_input
@@ -30,24 +29,8 @@ from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
-from smartedge.types import SplitName
 
-__all__ = ["CertifySettings", "certify"]
-
-# Split → where AuditedData.labels has its labels.
-_KEYS: dict[str, SplitName] = {"test": "test", "val": "val", "audit": "train"}
-
-
-@dataclass(frozen=True)
-class CertifySettings:
-    """How a run is certified."""
-
-    attributes: tuple[str, ...] | None = None  # None: data.sensitive
-    confidence: float = 0.95
-    releases: int = 1  # number of releases of one image that the attacker has
-    label_known: bool = False  # whether the attacker also has the desired label
-    splits: tuple[str, ...] | None = None  # whose images are used; None: test, and audit where no weights knew them
-    persons: str | None = None  # column that names the person; None: 'identity', where the data set has it
+__all__ = ["certify"]
 
 
 def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certificate:
@@ -64,8 +47,8 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
         RunError: the run has not finished.
     """
     config = load_run_config(run_dir)
-    _check(run_dir, config, settings)
-    names = settings.attributes or tuple(name for name in config.data.sensitive if name != PERSON_COLUMN)
+    check_settings(run_dir, config, settings)
+    names = columns_of(config, settings)
     opened = open_audited(config, names)
     parts = trained_parts(config, opened.dataset.task, run_dir / "edge")
     mechanism = mechanism_of(config, parts.feature_shape)
@@ -87,7 +70,7 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     held: dict[str, HeldOut] = {}
     for name in names:
         desired = name in opened.dataset.task.columns
-        classes_N = np.concatenate([opened.labels[_KEYS[split]][name].numpy() for split in held_out])
+        classes_N = np.concatenate([opened.labels[HELD_OUT[split]][name].numpy() for split in held_out])
         held[name] = HeldOut(bounded_NF, classes_N, opened.classes[name], persons_N, None if desired else labels_N)
     statement = Statement(
         settings.confidence,
@@ -105,27 +88,6 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     return certificate
 
 
-def _check(run_dir: Path, config: Config, settings: CertifySettings) -> None:
-    problems = []
-    if not get_method(config.method).has_cloud:
-        problems.append(f"method '{config.method}' sends nothing, so there is nothing to certify")
-    elif config.dp.mechanism == "none":
-        problems.append(
-            "the run adds no noise, so its releases are the features themselves: this certifies nothing. Train with "
-            "noise, for example --set dp.mechanism=gaussian --set dp.sigma=0.4"
-        )
-    if not (settings.attributes or config.data.sensitive):
-        problems.append("the run names no sensitive column (data.sensitive); name one: --attributes NAME")
-    if not 0.5 <= settings.confidence < 1:
-        problems.append("--confidence: must be at least 0.5 and below 1, such as 0.95")
-    if settings.releases < 1:
-        problems.append("--releases: at least 1 is needed")
-    if settings.splits is not None and not (settings.splits and set(settings.splits) <= set(_KEYS)):
-        problems.append("--splits: some of test, val, audit; the front learned from the training images")
-    if problems:
-        raise ConfigError("\n".join(f"{run_dir}: {problem}" for problem in problems))
-
-
 def _held_out(run_dir: Path, config: Config, opened: AuditedData, splits: tuple[str, ...] | None) -> dict[str, Split]:
     """The images of each split that is used.
 
@@ -139,7 +101,7 @@ def _held_out(run_dir: Path, config: Config, opened: AuditedData, splits: tuple[
         splits = ("test",) if audit is None or config.begins_with_a_file else ("test", "audit")
     if "audit" in splits and audit is None:
         raise ConfigError(f"{run_dir}: --splits: the run set no images apart for the audit (data.audit_share)")
-    return {split: opened.own if split == "audit" else opened.dataset.splits[_KEYS[split]] for split in splits}
+    return {split: opened.own if split == "audit" else opened.dataset.splits[HELD_OUT[split]] for split in splits}
 
 
 def _persons(

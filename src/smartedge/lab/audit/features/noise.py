@@ -8,7 +8,7 @@ from smartedge.errors import ConfigError, PrivacyError
 from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Mechanism, Unprotected, make_mechanism
 
-__all__ = ["NOISE_WORDS", "mechanism_from", "releases_of"]
+__all__ = ["NOISE_WORDS", "check_noise", "mechanism_from", "releases_of"]
 
 NOISE_WORDS = """\
 gaussian:sigma=S,clip=C            Gaussian noise of standard deviation S on each number, after a clip to L2 norm C
@@ -18,6 +18,7 @@ randomised-response:epsilon=E      features are one of K codewords, (images, K),
 subset-selection:epsilon=E         the same
 Instead of sigma: epsilon=E (and delta=D, 1e-5). releases=R: the attacker has R releases of each image (1)."""
 
+_OF_CODEWORDS = ("randomised-response", "subset-selection")
 _MOST_DIGITS = 18  # of a number of releases
 
 _KEYS = {
@@ -36,29 +37,16 @@ def mechanism_from(text: str | None, feature_shape: tuple[int, ...]) -> Mechanis
     """
     if text is None:
         return Unprotected(feature_shape)
-    name, given = _parts(text)
-    numbers = {key: _number(text, key, value) for key, value in given.items() if key != "granularity"}
-    granularity = given.get("granularity", "vector")
-    if granularity not in ("vector", "element"):
-        raise ConfigError(f"noise {text!r}: granularity is 'vector' or 'element', not {granularity!r}")
-    codewords = name in ("randomised-response", "subset-selection")
+    name, numbers, granularity = _read(text)
+    codewords = name in _OF_CODEWORDS
     if codewords and len(feature_shape) != 1:
         raise ConfigError(f"noise {text!r}: needs codewords, features of shape (images, K); they have {feature_shape}")
-    if not codewords and "clip" not in numbers:
-        raise ConfigError(
-            f"noise {text!r}: give the clip, clip=C: how long a feature vector can be at most before the noise is added"
-        )
-    if ("sigma" in numbers) + ("epsilon" in numbers) != 1:
-        raise ConfigError(f"noise {text!r}: give exactly one of sigma and epsilon")
-    for key, value in numbers.items():
-        if not value > 0:
-            raise ConfigError(f"noise {text!r}: {key} must be above 0")
     releases = releases_of(text)
     try:
         mechanism = make_mechanism(
             name,
             feature_shape=feature_shape,
-            granularity=cast(Literal["vector", "element"], granularity),
+            granularity=granularity,
             clip=numbers.get("clip"),
             codebook=feature_shape[0] if codewords else None,
             epsilon=numbers.get("epsilon"),
@@ -72,6 +60,16 @@ def mechanism_from(text: str | None, feature_shape: tuple[int, ...]) -> Mechanis
     return mechanism
 
 
+def check_noise(text: str) -> None:
+    """Refuse a text that makes a mechanism for features of no shape.
+
+    Raises:
+        ConfigError: it does.
+    """
+    _read(text)
+    releases_of(text)
+
+
 def releases_of(text: str | None) -> int:
     """How many releases of each image an attacker has.
 
@@ -82,6 +80,25 @@ def releases_of(text: str | None) -> int:
     if not value.isdecimal() or len(value) > _MOST_DIGITS or int(value) < 1:
         raise ConfigError(f"noise {text!r}: releases must be a whole number, at least 1")
     return int(value)
+
+
+def _read(text: str) -> tuple[str, dict[str, float], Literal["vector", "element"]]:
+    """The name of a mechanism, its numbers, and its granularity."""
+    name, given = _parts(text)
+    numbers = {key: _number(text, key, value) for key, value in given.items() if key != "granularity"}
+    granularity = given.get("granularity", "vector")
+    if granularity not in ("vector", "element"):
+        raise ConfigError(f"noise {text!r}: granularity is 'vector' or 'element', not {granularity!r}")
+    if name not in _OF_CODEWORDS and "clip" not in numbers:
+        raise ConfigError(
+            f"noise {text!r}: give the clip, clip=C: how long a feature vector can be at most before the noise is added"
+        )
+    if ("sigma" in numbers) + ("epsilon" in numbers) != 1:
+        raise ConfigError(f"noise {text!r}: give exactly one of sigma and epsilon")
+    for key, value in numbers.items():
+        if not value > 0:
+            raise ConfigError(f"noise {text!r}: {key} must be above 0")
+    return name, numbers, cast(Literal["vector", "element"], granularity)
 
 
 def _parts(text: str) -> tuple[str, dict[str, str]]:

@@ -14,13 +14,11 @@ from smartedge.errors import ConfigError
 from smartedge.files import folder_to_write
 from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
-    AuditSettings,
     Call,
     Stages,
     attribute_blocks,
     certificates,
     cheap_attacks,
-    check_settings,
     find_membership,
     noise_test,
     result_of,
@@ -32,12 +30,11 @@ from smartedge.lab.audit.features.files import read_table
 from smartedge.lab.audit.features.noise import mechanism_from, releases_of
 from smartedge.lab.audit.features.table import FeatureTable, table_of
 from smartedge.lab.audit.people import find_identity, find_persons
+from smartedge.lab.audit.settings import OF_RUNS_ONLY, AuditSettings, check_settings
 from smartedge.lab.audit.stages import ATTACK_NAMES
 from smartedge.runs.progress import Monitor, Quiet
 
 __all__ = ["FeaturesSettings", "audit", "audit_features"]
-
-_OF_RUNS_ONLY = ("reconstruction", "fine-tuned")
 
 
 @dataclass(frozen=True)
@@ -135,13 +132,11 @@ def audit_features(
     Raises:
         ConfigError: an option is impossible, or a package that the attacks need is not installed.
     """
-    check_settings(settings)
-    if impossible := [name for name in settings.attacks or () if name in _OF_RUNS_ONLY]:
-        raise ConfigError(f"--attacks: {', '.join(impossible)}: needs a run of smartedge, with images, front and back")
+    check_settings(settings, of_a_run=False)
     if how.known_label and table.desired is None:
         raise ConfigError("--known-label: there is no array 'labels'")
     if settings.attacks is None:
-        settings = replace(settings, attacks=tuple(name for name in ATTACK_NAMES if name not in _OF_RUNS_ONLY))
+        settings = replace(settings, attacks=tuple(name for name in ATTACK_NAMES if name not in OF_RUNS_ONLY))
     mechanism = mechanism_from(how.noise, tuple(table.features_NF.shape[1:]))
     sent = Crossing(releases_of(how.noise), label_in_clear=how.known_label)
     call = Call(settings, folder, clock or Clock(settings.budget), monitor)

@@ -19,7 +19,8 @@ from smartedge.config import Config, load_config
 from smartedge.errors import DataError, RunError
 from smartedge.lab.audit.certificate import certify as certifying
 from smartedge.lab.audit.certificate import run as of_runs
-from smartedge.lab.audit.certificate.run import CertifySettings, certify
+from smartedge.lab.audit.certificate.run import certify
+from smartedge.lab.audit.certificate.settings import CertifySettings
 from smartedge.launch.datasets import dataset_of
 from smartedge.runs.progress import Quiet
 
