@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from smartedge import metrics
 from smartedge.metrics import (
     answers,
     attainable_balanced_accuracy,
+    attribute_bound,
     confidence,
     evaluate,
     gain_interval,
@@ -187,11 +189,11 @@ def test_equal_heads_have_no_gain():
 
 
 def test_answers_and_confidence_by_hand():
-    scores = np.array([[0.2, 0.8], [0.5, 0.5]])
+    scores = np.array([[0.2, 0.9], [0.5, 0.5]])
     assert answers(scores, "single").tolist() == [1, 0]
     assert answers(scores, "multi").tolist() == [[0, 1], [1, 1]]
-    assert confidence(scores, "single").tolist() == [0.8, 0.5]
-    assert confidence(scores, "multi").tolist() == pytest.approx([0.8, 0.5])
+    assert confidence(scores, "single").tolist() == [0.9, 0.5]
+    assert confidence(scores, "multi").tolist() == pytest.approx([0.85, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -263,3 +265,18 @@ def test_labels_that_are_lacking_count_for_nothing(seed, images, outputs, levels
 def test_without_a_single_label_nothing_can_be_measured():
     with pytest.raises(ValueError, match="no images to evaluate"):
         evaluate(np.full((3, 2), np.nan), np.full((3, 2), 0.4), "multi")
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0, 4.0, 16.0])
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 0.1])
+def test_the_bound_is_that_of_the_best_test_of_one_image_against_another(epsilon, delta):
+    # Independent of the formula: the best point of TPR <= e^eps FPR + delta and 1 - FPR <= e^eps (1 - TPR) + delta
+    fpr = np.linspace(0, 1, 200_001)
+    tpr = np.minimum(math.exp(epsilon) * fpr + delta, 1 - (1 - fpr - delta) / math.exp(epsilon))
+    best = ((np.clip(tpr, 0, 1) + 1 - fpr) / 2).max()
+    assert attribute_bound(epsilon, delta) == pytest.approx(best, abs=1e-4)
+
+
+def test_the_bound_of_no_guarantee_is_certainty():
+    assert attribute_bound(math.inf, 0.0) == 1.0
+    assert attribute_bound(5000.0, 1e-5) == 1.0

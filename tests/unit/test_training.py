@@ -161,6 +161,24 @@ def test_every_setting_that_a_result_depends_on_makes_another_run(key: str) -> N
     assert any(different.startswith(named) for different in differences(config.identity(), other.identity()))
 
 
+AGREED = ("method", "schedule", "epochs", "seed", "model", "train", "dp", "codec")
+AGREED += tuple(f"data.{key}" for key in ("desired", "image_size", "fit", "augment", "mean", "std"))
+OF_THE_CLOUD = (*(f"fleet.{key}" for key in ("mix", "max_influence", "cuts", "logit_adjustment")), "cloud.shards")
+
+
+@pytest.mark.parametrize(("facts", "names"), [("agreement", AGREED), ("cloud_identity", (*AGREED, *OF_THE_CLOUD))])
+def test_edge_and_cloud_tell_each_other_what_both_compute_with_and_nothing_else(
+    facts: str, names: tuple[str, ...]
+) -> None:
+    config, files = load_config(BEGUN), ("model.front", "model.start")
+    told = set()
+    for key in ALL.keys() - set(files):
+        other = put(config, key.split("."), changed(key, ALL[key]))
+        if getattr(other, facts)() != getattr(config, facts)():
+            told.add(key)
+    assert told == {key for key in ALL if key.startswith(names)} - set(files)
+
+
 @pytest.mark.parametrize(
     "free",
     [{"run_dir": "b"}, {"hardware": {"threads": 1}}, {"link": {"queue_frames": 2}}, {"data": {"cache_dir": "c"}}],

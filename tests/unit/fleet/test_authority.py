@@ -82,6 +82,8 @@ def test_the_register_holds_no_secret(fleet: Authority) -> None:
     for secret in (Bundle.read(gate).token, Bundle.read(door).simplex_key, Bundle.read(door).key):
         assert secret and secret not in register
     assert Bundle.read(gate).certificate is None
+    name, _, secret = str(Bundle.read(gate).token).partition(".")
+    assert name == "gate" and len(secret) == 43, "256 bits in base64"
 
 
 @pytest.mark.parametrize(
@@ -146,6 +148,32 @@ def test_a_renewed_edge_keeps_address_and_kind_and_its_older_certificate_until_i
         assert register.refusal("door", certificate(bundle.certificate).serial_number) is None
     assert new_gate.token and register.edge_of(new_gate.token) == "gate"
     assert old_gate.token and register.edge_of(old_gate.token) is None
+    assert fleet.edges()["gate"].token_until == new_gate.until
+    assert abs(new_gate.until - datetime.now(timezone.utc) - timedelta(days=5)) < timedelta(minutes=5)
+    fleet.revoke("gate")
+    assert (fleet.edges()["gate"].token_sha256, fleet.edges()["gate"].token_until) == (None, None)
+
+
+def test_a_proxy_is_checked_by_the_certificates_that_were_given_last(fleet: Authority, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.pem", tmp_path / "other.pem"
+    for file in (one, other):
+        file.write_text(f"{file.stem}\n")
+    [gate] = fleet.add_with_tokens(["gate"], cloud="c:3", days=1, proxy_ca=one)
+    given = [Bundle.read(gate).authority]
+    given += [Bundle.read(fleet.renew("gate", cloud=None, days=1, proxy_ca=ca)).authority for ca in (None, other, None)]
+    assert given == ["one\n", "one\n", "other\n", "other\n"]
+
+
+def test_a_fleet_that_is_whole_stays_so_after_a_power_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it is being made is on the disk before anything else, and that it is made at the end."""
+    synced: list[tuple[bool, bool]] = []
+
+    def sync(folder: Path) -> None:
+        synced.append(((folder / "being-made").exists(), (folder / AUTHORITY_KEY).exists()))
+
+    monkeypatch.setattr(authority_module, "sync_folder", sync)
+    Authority.create(tmp_path / "fleet", days=1)
+    assert synced == [(True, False), (False, True)]
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ def test_a_signature_is_needed_of_the_key_that_is_trusted_and_of_this_manifest(
     (folder / "manifest.sig").write_text(signature)
     with pytest.raises(FrontError, match="it was changed"):
         open_front(folder, trust=trust)
+    (folder / "manifest.sig").write_text("")
+    with pytest.raises(FrontError, match="it was changed"):
+        open_front(folder, trust=trust)
     (folder / "manifest.sig").write_text("no signature")
     with pytest.raises(FrontError, match=r"manifest\.sig: cannot be read"):
         open_front(folder, trust=trust)

@@ -63,6 +63,19 @@ class Server:
     def abort(self, edge, header): ...
 
 
+class KnowsImages(Server):
+    """Answers yes with the probability that the second feature gives, and keeps what it is asked about."""
+
+    def __init__(self):
+        self.seen = []
+
+    def ingest(self, edge, header, frame):
+        self.seen.append(np.frombuffer(frame.batch.payload, np.float32).reshape(-1, *header.feature_shape))
+        yes_B = self.seen[-1][:, 1, 0, 0]
+        payload = np.stack([1 - yes_B, yes_B], axis=1).tobytes()
+        return Frame(frame.seq, EncodedBatch(frame.batch.ids, frame.batch.labels, payload, b""))
+
+
 class ComesAndGoes(MemoryLink):
     there = True
 
@@ -105,6 +118,49 @@ def test_an_image_is_one_release_however_often_the_server_is_away(tmp_path):
     np.testing.assert_array_equal([one.scores_K for one in first], [one.scores_K for one in again])
 
 
+def test_each_answer_is_about_its_own_image_and_from_its_release(tmp_path):
+    """More images than a frame holds. The exit is as sure of one as it must be; of half it is less sure."""
+    images = np.random.default_rng(1).integers(0, 256, (150, 3, 8, 8), dtype=np.uint8)
+    shown, server = [], KnowsImages()
+
+    class Front(MeanFront):
+        def logits(self, features_BF, *, released):
+            shown.append((features_BF, released))
+            return super().logits(features_BF, released=released)
+
+    with Answerer(Front(), threshold=1.01, server=MemoryLink(server), gate=gate_in(tmp_path)) as answerer:
+        answerer.answer(images)
+        [(released_BF, is_release)] = shown
+        assert is_release and not np.allclose(released_BF, MeanFront().features(images), atol=0.1)
+        np.testing.assert_array_equal(np.concatenate(server.seen), released_BF)
+        assert [len(seen) for seen in server.seen] == [64, 64, 22]
+
+        sure = [1 / (1 + np.exp(-2 * abs(first))) for first in released_BF[:, 0, 0, 0].astype(np.float64)]
+        answerer.threshold = float(np.sort([one.confidence for one in answerer.answer(images)])[75])
+        answers = answerer.answer(images)
+    assert any(one.confidence == answerer.threshold for one in answers)
+    for one, certain, features in zip(answers, sure, released_BF, strict=True):
+        assert one.confidence == pytest.approx(certain, abs=1e-6)
+        assert one.by == ("back" if one.confidence < answerer.threshold else "exit")
+        yes = features[1, 0, 0] if one.by == "back" else 1 / (1 + np.exp(-2 * features[0, 0, 0]))
+        assert one.scores_K[1] == pytest.approx(yes, abs=1e-6)
+
+
+def test_where_the_exit_answers_everything_nothing_is_released(tmp_path):
+    with Answerer(MeanFront(), threshold=0.0, server=MemoryLink(Server()), gate=gate_in(tmp_path)) as answerer:
+        answers = answerer.answer(IMAGES)
+        assert answerer._gate.ledger.releases("infer") == 0
+    first_B = MeanFront().features(IMAGES)[:, 0, 0, 0]
+    assert [one.scores_K[1] for one in answers] == pytest.approx(1 / (1 + np.exp(-2 * first_B)))
+
+
+def test_images_without_a_data_set_are_told_apart_by_their_pixels():
+    images = np.random.default_rng(2).integers(0, 256, (1000, 3, 2, 2), dtype=np.uint8)
+    ids = answering._ids_of(images)
+    assert len(set(ids.tolist())) == 1000 and ids.min() >= 0
+    np.testing.assert_array_equal(answering._ids_of(images[::-1]), ids[::-1])
+
+
 def test_without_any_back_the_exit_answers():
     answers = Answerer(MeanFront(), threshold=1.01).answer(IMAGES)
     assert {one.by for one in answers} == {"exit"}
@@ -117,9 +173,11 @@ def test_a_back_in_this_process_sees_what_was_not_released():
         seen.append(features_BF)
         return np.tile(np.array([0.0, 1.0], np.float32), (len(features_BF), 1))
 
-    answers = Answerer(MeanFront(), threshold=1.01, back=back).answer(IMAGES)
-    assert {one.by for one in answers} == {"back"}
-    np.testing.assert_array_equal(seen[0], MeanFront().features(IMAGES))
+    answerer = Answerer(MeanFront(), threshold=0.0, back=back)
+    answerer.threshold = np.median([one.confidence for one in answerer.answer(IMAGES)])
+    by_back = np.array([one.by == "back" for one in answerer.answer(IMAGES)])
+    assert by_back.sum() == 2
+    np.testing.assert_array_equal(seen[0], MeanFront().features(IMAGES)[by_back])
 
 
 def test_the_temperature_changes_how_sure_the_exit_is():

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from smartedge.artifacts.front import Calibration
+from smartedge.codec import get_codec
+from smartedge.config import load_config
 from smartedge.errors import ConfigError
-from smartedge.inference.calibrating import NEVER, Goal, _rows, fit_temperature
+from smartedge.inference.calibrating import NEVER, Goal, _rows, calibrate, fit_temperature
+from smartedge.metrics import confidence, probabilities
+from smartedge.privacy.mechanisms import Gaussian
+from smartedge.privacy.noise import Noise
 from smartedge.types import Task
 
 SINGLE = Task("single", ("kind",), ("a", "b", "c"))
@@ -61,3 +66,59 @@ def test_the_first_row_offloads_nothing_and_the_last_everything():
     assert (rows[0].threshold, rows[0].offloaded, rows[0].accuracy) == (0.0, 0.0, 0.8)
     assert (rows[-1].threshold, rows[-1].offloaded, rows[-1].accuracy) == (NEVER, 1.0, 0.95)
     assert [row.offloaded for row in rows] == sorted(row.offloaded for row in rows)
+
+
+class Front:
+    """Features are the pixels; the exit answers with the first three of them, far too sure. Keeps what it sees."""
+
+    config = load_config({"codec": {"name": "uint4"}})
+    task, feature_shape = SINGLE, (4, 1, 1)
+    mechanism = Gaussian((4, 1, 1), clip=3.0, scale=0.5, delta_=1e-5)
+
+    def __init__(self):
+        self.seen = []
+
+    def features(self, images_BCHW):
+        return images_BCHW[:, :4].astype(np.float32) / 255
+
+    def logits(self, features_BF, *, released):
+        assert released
+        self.seen.append(features_BF)
+        return 30 * features_BF[:, :3, 0, 0]
+
+
+@pytest.mark.parametrize("protected", [True, False])
+def test_exit_and_back_are_calibrated_on_what_they_see_at_inference(protected, tmp_path):
+    """With noise drawn anew for each batch; the back sees what the codec leaves. Two batches of the same images."""
+    random, asked = np.random.default_rng(0), []
+    images = random.integers(0, 256, (200, 4, 1, 1), dtype=np.uint8)
+    labels = random.integers(0, 3, 200)
+
+    def back(features_BF):
+        asked.append(features_BF)
+        return np.eye(3)[labels]
+
+    noise = Noise.open(tmp_path / "noise.key", existing=False)
+    front, codec = Front(), get_codec("uint4")
+    found = calibrate(front, [(images, labels)] * 2, noise=noise, protected=protected, back=back)
+    clean = front.features(images)
+    same = [np.array_equal(seen, clean) for seen in front.seen]
+    assert same == [not protected] * 2 and np.array_equal(*front.seen) is not protected
+    for seen, decoded in zip(front.seen, asked, strict=True):
+        payload, side = codec.encode(seen)
+        expected = codec.decode(payload, side, batch=200, feature_shape=(4, 1, 1), dtype=np.dtype(np.float32))
+        np.testing.assert_array_equal(decoded, expected)
+    logits = 30 * np.concatenate(front.seen)[:, :3, 0, 0]
+    right = logits.argmax(axis=1) == np.tile(labels, 2)
+    assert (found.images, found.exit_accuracy, found.back_accuracy) == (400, right.mean(), 1.0)
+    assert found.temperature == fit_temperature(logits, np.tile(labels, 2), SINGLE) > 5
+    surest = confidence(probabilities(logits / np.float32(found.temperature), "single"), "single").max()
+    assert found.rows[-2].threshold == surest < 0.99
+
+
+def test_without_a_back_its_accuracy_stays_unknown_and_without_images_there_is_no_calibration(tmp_path):
+    images, noise = np.arange(8, dtype=np.uint8).reshape(2, 4, 1, 1), Noise.open(tmp_path / "noise.key", existing=False)
+    found = calibrate(Front(), [(images, np.array([2, 0]))], noise=noise, protected=False, back=None)
+    assert (found.exit_accuracy, found.back_accuracy, found.rows[-1].accuracy) == (0.5, None, None)
+    with pytest.raises(ConfigError, match="no validation images"):
+        calibrate(Front(), [], noise=noise, protected=False, back=None)

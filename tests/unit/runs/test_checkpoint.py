@@ -39,12 +39,13 @@ def test_model_and_optimizer_survive_bit_for_bit(tmp_path):
     assert loaded["test"] is None
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded["model"][name], tensor)
-    fresh_model, fresh = _trained()
+    _, fresh = _trained()
     fresh.load_state_dict(loaded["optimizer"])
-    for key, group in enumerate(fresh.state_dict()["state"].values()):
+    kept, moments = fresh.state_dict()["state"], optimizer.state_dict()["state"]
+    assert kept.keys() == moments.keys() == {0, 1, 2, 3, 4, 5}
+    for key, group in moments.items():
         for name, value in group.items():
-            assert torch.equal(value, optimizer.state_dict()["state"][key][name])
-    assert fresh_model is not model
+            assert torch.equal(value, kept[key][name])
 
 
 def test_nothing_on_disk_is_a_pickle(tmp_path):
@@ -85,6 +86,20 @@ def test_no_bit_that_turned_is_learned_from_in_silence(tmp_path):
                 silent.append((file.name, bit))
         file.write_bytes(data)
     assert silent == []
+
+
+def test_a_checkpoint_is_on_the_disk_under_its_name(tmp_path, monkeypatch):
+    """A power failure after ``save`` leaves it there; also one that takes the place of another."""
+    checkpoints, synced = Checkpoints(tmp_path), []
+
+    def sync(folder):
+        synced.append((folder.name, sorted(entry.name for entry in tmp_path.iterdir())))
+
+    monkeypatch.setattr("smartedge.runs.checkpoint.sync_folder", sync)
+    for value in (1, 2):
+        checkpoints.save(7, {"n": value})
+    assert synced == [(tmp_path.name, ["00000007"])] * 2
+    assert checkpoints.load(7) == {"n": 2}
 
 
 def test_a_disk_that_does_not_take_weights_is_an_error_of_the_disk(tmp_path):

@@ -32,3 +32,11 @@ def test_a_damaged_line_in_between_is_named(tmp_path: Path, rows: list[bytes], d
     (tmp_path / "metrics.jsonl").write_bytes(rows[0] + damage + rows[1])
     with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: is not a line of metrics"):
         read_metrics(tmp_path / "metrics.jsonl")
+
+
+def test_a_resumed_side_writes_the_lines_of_its_epochs_once(tmp_path: Path, rows: list[bytes]) -> None:
+    recorder = Recorder(tmp_path, "cloud", resume_epoch=1)
+    assert recorder.path.read_bytes() == rows[0]
+    recorder.write(1, "val", FIGURES)
+    recorder.close()
+    assert recorder.path.read_bytes() == b"".join(rows[:2])

@@ -1,4 +1,4 @@
-"""What the results say about privacy: against slow references."""
+"""What the results say: each figure of the two sides, and those about privacy against slow references."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from fleet_example import fleet_figures
 from safetensors.torch import load_file, save_file
 
 from smartedge import metrics
-from smartedge.artifacts.results import Privacy
+from smartedge.artifacts.metrics import EpochFigures
+from smartedge.artifacts.results import Privacy, Results
+from smartedge.artifacts.run import RunFacts
 from smartedge.artifacts.summary import CloudSummary, EdgeSummary, Session, TrafficTotals
 from smartedge.artifacts.task import TaskFacts
+from smartedge.config import load_config
+from smartedge.errors import RunError
+from smartedge.methods.base import get_method
+from smartedge.runs.record import read_metrics
 from smartedge.runs.results import (
     _against_true_labels,
     _answers_of_back,
@@ -21,6 +27,7 @@ from smartedge.runs.results import (
     _response_baseline,
     _times,
     _with_baseline,
+    assemble,
 )
 
 TRAFFIC = {"up": {}, "down": {}, "images": {}, "source": "", "codec_error": None}
@@ -120,3 +127,154 @@ def test_answers_to_several_edges_are_not_joined_with_those_of_one(tmp_path):
     _join_predictions(tmp_path, at_exit=True)
     assert set(load_file(tmp_path / "predictions.safetensors")) == {"ids", "labels", "exit"}
     assert _answers_of_back(tmp_path) is None and _against_true_labels(tmp_path, "single") is None
+
+
+EDGE = {
+    "finished": True,
+    "session": {"started": 100.0, "ended": 160.0, "epochs": 6},
+    "busy_seconds": 30.0,
+    "test": {"accuracy": 0.75, "balanced_accuracy": 0.7, "auroc": 0.8, "loss": 0.4, "base_rate": 0.6},
+    "peak_rss_bytes": 1001,
+    "threaded": True,
+    "data_wait_seconds": 10.0,
+    "data_busy_seconds": 7.0,
+    "teacher_val": None,
+    "traffic": {
+        "up": {"train": 4000, "val": 300, "test": 20},
+        "down": {"train": 80, "val": 6, "test": 1},
+        "images": {"train": 40, "val": 10, "test": 3},
+        "source": "payload",
+        "release_seconds": 1.0,
+        "encode_seconds": 2.0,
+        "link_seconds": 8.0,
+        "codec_error": {"rmse": 0.25, "max_abs": 0.5, "energy_kept": 0.9},
+    },
+    "releases_per_image": 2,
+    "privacy": None,
+    "feature_shape": (8, 4, 4),
+    "reference_bytes": {"jpeg_q90": 900.5, "raw_uint8": 1728.0, "feature_float32": 512.0},
+    "task": {"kind": "single", "columns": ["smile"], "names": ["no", "yes"]},
+    "images": {"train": 20, "val": 10, "test": 3},
+    "skipped": {"image truncated": 4},
+    "notes": ["a note"],
+    "baseline_rss_bytes": 1002,
+}
+CLOUD = {
+    "finished": True,
+    "session": {"started": 101.0, "ended": 180.0, "epochs": 4},
+    "busy_seconds": 20.0,
+    "test": {"accuracy": 0.875, "balanced_accuracy": 0.85, "auroc": 0.9, "loss": 0.3, "base_rate": 0.6},
+    "peak_rss_bytes": 1003,
+    "frames": 9,
+}
+WEIGHTS = {
+    "source": "timm",
+    "tensors": 3,
+    "replaced": ["fc"],
+    "image_size": 32,
+    "mean": [0.5],
+    "std": [0.25],
+    "notes": ["drawn"],
+}
+FACTS = RunFacts.model_validate(
+    {"machine": {"cores": 2}, "versions": {"smartedge": "9.9"}, "started": "then", "command": "smartedge train x.yaml"}
+)
+SETTINGS = {
+    "schedule": "two-stage",
+    "epochs": 5,
+    "seed": 3,
+    "data": {"path": "there", "image_size": 24},
+    "model": {"name": "vgg11", "cut": "features.3", "bottleneck": "8x4x4"},
+    "codec": {"name": "uint4"},
+}
+
+
+def sides_in(folder, edge, cloud):
+    """The files of two sides that have ended, with lines of two epochs, and with answers in different orders."""
+    for side, summary, model, ids in (
+        ("edge", edge, EdgeSummary, [4, 2, 9]),
+        ("cloud", cloud, CloudSummary, [9, 4, 5]),
+    ):
+        (folder / side).mkdir(parents=True)
+        model.model_validate(summary).write(folder / side / "summary.json")
+        figures = {**EDGE["test"], "seconds": 1.0}
+        rows = [EpochFigures(side=side, epoch=epoch, split="val", **figures) for epoch in (0, 1)]
+        (folder / side / "metrics.jsonl").write_text("".join(row.line() for row in rows))
+        labels, yes = torch.tensor(ids) % 2, torch.tensor(ids) / (10 if side == "edge" else 20)
+        answers = {"ids": torch.tensor(ids), "labels": labels, "scores": torch.stack([1 - yes, yes], 1)}
+        save_file(answers, folder / side / "predictions.safetensors")
+
+
+def test_every_figure_comes_to_its_place(tmp_path):
+    sides_in(tmp_path, {**EDGE, "weights": WEIGHTS}, CLOUD)
+    config = load_config(SETTINGS)
+    found = assemble(tmp_path, config, get_method(config.method), FACTS)
+    assert found == Results.read(tmp_path / "results.json")
+    expected = {
+        "schema_version": 2,
+        "smartedge_version": "9.9",
+        "method": "hierarchical",
+        "schedule": "two-stage",
+        "model": "vgg11",
+        "weights": WEIGHTS,
+        "cut": "features.3",
+        "bottleneck": [8, 4, 4],
+        "codec": "uint4",
+        "seed": 3,
+        "epochs": 5,
+        "task": EDGE["task"],
+        "data": {
+            "path": "there",
+            "image_size": 24,
+            **EDGE["images"],
+            "skipped": {"image truncated": 4},
+            "notes": ["a note"],
+        },
+        "test": {
+            side: {**of["test"], "balanced_accuracy_adjusted": None} for side, of in (("back", CLOUD), ("exit", EDGE))
+        },
+        "cloud_gain": 0.125,
+        "bytes_per_image": {"up": 100.0, "down": 2.0, "source": "payload", "reference": EDGE["reference_bytes"]},
+        "codec_error": EDGE["traffic"]["codec_error"],
+        "bytes_total": {"up": 4320.0, "down": 87.0},
+        "seconds_per_epoch": 20.0,
+        "seconds_total": 80.0,
+        "stage_seconds": {"edge": 6.0, "encode": 0.6, "link": 1.6, "cloud": 4.0},
+        "edge_data_share": 0.25,
+        "edge_peak_rss_bytes": 1001,
+        "edge_baseline_rss_bytes": 1002,
+        "cloud_peak_rss_bytes": 1003,
+        "releases_per_image": 2,
+        "privacy": None,
+        "machine": {"cores": 2},
+        "versions": {"smartedge": "9.9"},
+        "started": "then",
+        "command": "smartedge train x.yaml",
+    }
+    assert found.as_json() == expected
+    rows = [(row.epoch, row.side) for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert rows == [(0, "edge"), (0, "cloud"), (1, "edge"), (1, "cloud")]
+    answers = load_file(tmp_path / "predictions.safetensors")
+    assert (answers["ids"].tolist(), answers["labels"].tolist()) == ([4, 9], [0, 1]), "the images that both answered"
+    assert answers["exit"][:, 1].tolist() == pytest.approx([0.4, 0.9])
+    assert answers["back"][:, 1].tolist() == pytest.approx([0.2, 0.45])
+
+
+def test_an_edge_alone_has_figures_of_the_undivided_network_and_none_of_a_link(tmp_path):
+    sides_in(tmp_path, EDGE, {**CLOUD, "weights": WEIGHTS})
+    config = load_config({"method": "local", "model": SETTINGS["model"]})
+    found = assemble(tmp_path, config, get_method(config.method), FACTS)
+    assert (found.test.back.accuracy, found.test.exit, found.cloud_gain) == (0.75, None, None)
+    assert (found.cut, found.bottleneck, found.codec, found.cloud_peak_rss_bytes) == (None, None, None, None)
+    assert (found.seconds_total, found.seconds_per_epoch, found.stage_seconds.cloud) == (60.0, 10.0, 0.0)
+    assert found.weights is None
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_a_side_that_was_stopped_has_no_results(tmp_path, side):
+    stopped = {"finished": False}
+    sides_in(tmp_path, EDGE | (stopped if side == "edge" else {}), CLOUD | (stopped if side == "cloud" else {}))
+    config = load_config(SETTINGS)
+    with pytest.raises(RunError, match=f"{side}: the run was stopped before its end"):
+        assemble(tmp_path, config, get_method(config.method), FACTS)
+    assert not (tmp_path / "results.json").exists()
