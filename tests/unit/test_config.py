@@ -276,6 +276,8 @@ NOISE = {"model": {"bottleneck": "4x1x1"}, "dp": {"mechanism": "gaussian", "epsi
         ({"method": "upload", "dp": {"label_epsilon": 1}}, "dp"),
         ({"model": {"bottleneck": "4x1x1", "codebook": 4}}, "model.bottleneck, model.codebook"),
         ({"dp": {"epsilon": 1}}, "dp.mechanism"),
+        ({"dp": {"sigma": 1}}, "dp.mechanism"),
+        ({"model": {"codebook": 4}, "dp": {"mechanism": "subset-selection", "epsilon": 1, "sigma": 1}}, "dp.epsilon"),
         ({**NOISE, "dp": {"mechanism": "gaussian"}}, "dp.epsilon, dp.sigma"),
         ({**NOISE, "dp": {"mechanism": "gaussian", "epsilon": 1, "sigma": 1}}, "dp.epsilon, dp.sigma"),
         ({"model": {"codebook": 4}, "dp": {"mechanism": "subset-selection"}}, "dp.epsilon"),

@@ -82,6 +82,21 @@ def test_features_that_tell_nothing_are_read_at_chance(evidence_of: Callable[...
     assert figures(evidence, name).balanced_accuracy == pytest.approx(0.5, abs=0.125)
 
 
+def test_answers_about_a_protected_image_depend_on_its_release_alone(evidence_of: Callable[..., Evidence]) -> None:
+    """Not on its label, by which no epoch is chosen, nor on the other protected images."""
+    truth = labels()
+    evidence = evidence_of(telling(truth, (3,), strength=0.3), truth)
+    fewer = replace(
+        evidence,
+        test_features_NF=evidence.test_features_NF[:50],
+        test_labels={"hidden": 1 - truth[2][:50]},
+        test_desired=evidence.test_desired[:50],
+    )
+    one, other = (reading_of(each, "linear") for each in (evidence, fewer))
+    np.testing.assert_allclose(other.test_scores["hidden"], one.test_scores["hidden"][:50], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(other.val_scores["hidden"], one.val_scores["hidden"])
+
+
 def test_pooling_finds_what_is_spread_over_places(evidence_of: Callable[..., Evidence]) -> None:
     """Each place tells little, their mean nearly all; with few images a linear attacker on all places falls behind."""
     truth = labels()
