@@ -97,6 +97,22 @@ def test_answers_about_a_protected_image_depend_on_its_release_alone(evidence_of
     np.testing.assert_array_equal(other.val_scores["hidden"], one.val_scores["hidden"])
 
 
+def test_a_network_drops_numbers_while_it_learns_and_only_then(
+    evidence_of: Callable[..., Evidence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop, seen = F.dropout, set()
+
+    def dropout(columns: Tensor, p: float, training: bool, inplace: bool) -> Tensor:
+        seen.add((torch.is_grad_enabled(), training))
+        return drop(columns, p, training, inplace)
+
+    monkeypatch.setattr(F, "dropout", dropout)
+    monkeypatch.setattr("smartedge.lab.audit.neural._FEWEST_STEPS", 2)
+    truth = [part[:30] for part in labels()]
+    reading_of(evidence_of(telling(truth, (3,), strength=1.0), truth), "mlp")
+    assert seen == {(True, True), (False, False)}
+
+
 def test_pooling_finds_what_is_spread_over_places(evidence_of: Callable[..., Evidence]) -> None:
     """Each place tells little, their mean nearly all; with few images a linear attacker on all places falls behind."""
     truth = labels()
