@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from smartedge.artifacts.front import Calibration
 from smartedge.codec import get_codec
 from smartedge.config import load_config
 from smartedge.errors import ConfigError
+from smartedge.inference import run_calibration
 from smartedge.inference.calibrating import NEVER, Goal, _rows, calibrate, fit_temperature
+from smartedge.inference.run_calibration import calibration_of
+from smartedge.inference.trained import TrainedRun
 from smartedge.metrics import confidence, probabilities
 from smartedge.privacy.mechanisms import Gaussian
 from smartedge.privacy.noise import Noise
-from smartedge.types import Task
+from smartedge.types import ImageBatch, Task
 
 SINGLE = Task("single", ("kind",), ("a", "b", "c"))
 MULTI = Task("multi", ("x", "y"), ("x", "y"))
@@ -122,3 +128,43 @@ def test_without_a_back_its_accuracy_stays_unknown_and_without_images_there_is_n
     assert (found.exit_accuracy, found.back_accuracy, found.rows[-1].accuracy) == (0.5, None, None)
     with pytest.raises(ConfigError, match="no validation images"):
         calibrate(Front(), [], noise=noise, protected=False, back=None)
+
+
+class Validation:
+    """130 images, more than two batches of them."""
+
+    def __len__(self):
+        return 130
+
+    def read(self, indices):
+        pixels = np.random.default_rng(0).integers(0, 256, (130, 4, 1, 1), dtype=np.uint8)
+        return ImageBatch(indices, torch.from_numpy(pixels)[indices], torch.arange(130)[indices] % 3)
+
+
+@pytest.mark.parametrize("apply_to", ["always", "training"])
+def test_a_runs_exit_is_calibrated_once_on_its_validation_images(apply_to, tmp_path, monkeypatch):
+    """And once more where the back has come since. Released as at inference, with the run's own noise."""
+    config = load_config({"dp": {"mechanism": "gaussian", "sigma": 1, "clip": 3, "apply_to": apply_to}})
+    run, opened = TrainedRun(tmp_path, config, SINGLE, {}), []
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    for side in ("edge", "cloud"):
+        (tmp_path / side).mkdir()
+    Noise.open(tmp_path / "edge" / "noise.key", existing=False)
+
+    def dataset_of(config):
+        opened.append(config)
+        return SimpleNamespace(splits={"val": Validation()})
+
+    monkeypatch.setattr(run_calibration, "dataset_of", dataset_of)
+    monkeypatch.setattr(run_calibration, "LocalBack", lambda run: lambda features_BF: np.eye(3)[[0] * len(features_BF)])
+    front = Front()
+    found = calibration_of(run, front)
+    assert (found.images, found.back_accuracy) == (130, None)
+    clean = front.features(Validation().read(np.arange(130)).images_BCHW.numpy())
+    assert np.array_equal(np.concatenate(front.seen), clean) is (apply_to == "training")
+    assert calibration_of(run, front) == found and opened == [config]
+
+    (tmp_path / "cloud" / "back.safetensors").touch()
+    with_back = calibration_of(run, front)
+    assert with_back.back_accuracy == pytest.approx(44 / 130)
+    assert calibration_of(run, front) == with_back and len(opened) == 2
