@@ -25,7 +25,6 @@ from smartedge.fronts.bundle import open_front, settings_for_release
 from smartedge.fronts.requirements import Requirement
 from smartedge.fronts.runtime import OnnxFront
 from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, export_front
-from smartedge.inference.backs import _agree
 from smartedge.launch.links import receiver_for
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.zoo.networks import build
@@ -235,16 +234,6 @@ def test_a_published_front_asks_the_back_of_its_run(published, tmp_path):
         trained.agreement["seed"] = 1
         with pytest.raises(RunError, match="holds another run"):
             answerer.answer(images_BCHW)
-
-
-def test_a_run_with_a_published_front_knows_it_by_its_digest():
-    own = {"front": "d1", "model": {"name": "x"}, "data": {}, "codec": {}, "dp": {"sigma": 1.0}, "seed": 1}
-    assert _agree({**own, "seed": 2, "schedule": "joint"}, own), "how the front was trained does not matter"
-    assert not _agree({**own, "front": "d2"}, own)
-    assert not _agree({**own, "dp": {"sigma": 0.5}}, own)
-    assert not _agree({key: value for key, value in own.items() if key != "front"}, own)
-    plain = {key: value for key, value in own.items() if key != "front"}
-    assert _agree({**plain, "front": "d1"}, plain) and not _agree({**plain, "seed": 2}, plain)
 
 
 def test_noise_of_several_releases_is_no_noise_of_one(published, tmp_path):
