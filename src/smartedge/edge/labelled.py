@@ -102,7 +102,7 @@ class LabelledFolder:
 
 def _list(folder: Path, task: Task) -> tuple[list[Path], list[int]]:
     try:
-        classes = sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child))
+        classes = sorted(child for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
         found = [sorted(walk(child)) for child in classes]
     except OSError as error:
         raise DataError(

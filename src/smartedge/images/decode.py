@@ -65,9 +65,9 @@ Fit = Literal["crop", "squash", "letterbox"]
 """What becomes of an image of another shape: its middle; all of it, squeezed; or all of it, with black bars."""
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a file or folder is one that a system or a program keeps for itself, such as ``.git`` or ``__MACOSX``."""
-    return path.name.startswith((".", "__", "@", "$")) or path.name in _OF_SYSTEMS
+def is_hidden(name: str) -> bool:
+    """Whether a system or a program keeps files and folders of this name for itself: ``.git`` or ``__MACOSX``."""
+    return name.startswith((".", "__", "@", "$")) or name in _OF_SYSTEMS
 
 
 def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
@@ -90,11 +90,11 @@ def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
             directories.clear()
             continue
         seen.add(real)
-        directories[:] = sorted(name for name in directories if not is_hidden(Path(name)))
+        directories[:] = sorted(name for name in directories if not is_hidden(name))
         for name in sorted(names):
-            if is_hidden(Path(name)):
+            if is_hidden(name):
                 continue
-            ending = Path(name).suffix.lower()
+            ending = os.path.splitext(name)[1].lower()
             if ending in SUFFIXES:
                 yield here / name
             elif others is not None:

@@ -142,7 +142,7 @@ def _contents(folder: Path) -> tuple[dict[str, _State], set[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if is_hidden(Path(entry.name)):
+                if is_hidden(entry.name):
                     continue
                 try:
                     if entry.is_dir():

@@ -78,7 +78,7 @@ def _with_splits(path: Path, notes: list[str]) -> Path:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child))
+    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
 
 
 def _named_splits(path: Path) -> list[tuple[SplitName, Path]]:
@@ -131,7 +131,7 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     empty: list[str] = []
     nested: dict[str, list[str]] = {}
     places: dict[Path, Path] = {}
-    for directory in sorted(child for child in _innermost(folder).iterdir() if child.is_dir() and not is_hidden(child)):
+    for directory in sorted(child for child in _innermost(folder).iterdir() if child.is_dir() and not is_hidden(child.name)):
         own: Counter[str] = Counter()
         images = sorted(walk(directory, own))
         if inner := dict.fromkeys(each.parent.name for each in images if each.parent != directory):
@@ -183,11 +183,11 @@ def _refuse_shared(folder: Path, files: Sequence[Path], labels: Sequence[str]) -
 
 def _loose(folder: Path) -> int:
     """How many images lie in the folder itself."""
-    return sum(1 for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not is_hidden(file))
+    return sum(1 for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not is_hidden(file.name))
 
 
 def _note_loose(folder: Path, notes: list[str]) -> None:
-    if packed := sorted(file.name for file in folder.iterdir() if is_archive(file) and not is_hidden(file)):
+    if packed := sorted(file.name for file in folder.iterdir() if is_archive(file) and not is_hidden(file.name)):
         notes.append(f"what {list_some(packed)} in {folder} may hold is not used, since it is not unpacked")
     if loose := _loose(folder):
         notes.append(f"{loose} image(s) that lie in {folder} itself, in no folder of a class, are not used")
@@ -265,7 +265,7 @@ def _readable(directory: Path) -> str:
 
 def _contents(folder: Path, within: Counter[str] | None = None) -> str:
     """What a folder holds, in words. ``within``: the endings of what its folders hold, where these are no images."""
-    children = [child for child in folder.iterdir() if not is_hidden(child)]
+    children = [child for child in folder.iterdir() if not is_hidden(child.name)]
     folders = [child.name + "/" for child in children if child.is_dir()]
     files = sorted(child for child in children if child.is_file())
     endings = Counter(file.suffix.lower() or "no ending" for file in files)

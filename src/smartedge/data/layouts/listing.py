@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,17 +38,24 @@ def find_files(path: Path, endings: Collection[str]) -> FilesBySplit:
         DataError: a file of a series such as ``train-00001-of-00003.parquet`` is missing or there twice, or there are
             two series of one name.
     """
-    for patterns in (("*",), ("data/*",), ("*/*", "*/*/*")):
-        found = sorted(
-            file
-            for pattern in patterns
-            for file in path.glob(pattern)
-            if file.suffix.lower() in endings and not is_hidden(file) and not _CACHED.fullmatch(file.name)
-            if file.is_file()
-        )
-        if found:
+    for place, below in ((path, 0), (path / "data", 0), (path, 2)):
+        if place.is_dir() and (found := sorted(_within(place, endings, below))):
             return _by_split(path, found)
     return FilesBySplit({}, ())
+
+
+def _within(folder: Path, endings: Collection[str], below: int) -> Iterator[Path]:
+    """The files with one of these endings in a folder, and in the folders so many levels below it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # the second refuses a link to itself
+                if below:
+                    yield from _within(folder / entry.name, endings, below - 1)
+            elif os.path.splitext(entry.name)[1].lower() in endings and os.path.isfile(entry):
+                if not _CACHED.fullmatch(entry.name):
+                    yield folder / entry.name
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> FilesBySplit:

@@ -83,7 +83,7 @@ def tables_of_splits(folder: Path) -> dict[SplitName, Path]:
 
 def _tables(folder: Path) -> list[Path]:
     return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file) and file.is_file()
+        file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file.name) and file.is_file()
     )
 
 

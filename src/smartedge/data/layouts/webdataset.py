@@ -174,7 +174,7 @@ def _list(path: Path) -> pa.Table:
             tar.members = []  # type: ignore[attr-defined] # else it keeps them all
             folder, _, name = member.name.rpartition("/")
             stem, _, ending = name.partition(".")
-            if not member.isfile() or is_hidden(Path(name)):
+            if not member.isfile() or is_hidden(name):
                 continue
             key, ending = (f"{folder}/{stem}" if folder else stem), ending.lower()
             image = f".{ending}" in SUFFIXES

@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import re
+import stat
 import time
 import weakref
 from collections.abc import Iterator, Sequence, Set
@@ -269,11 +270,17 @@ def _digest(images: Images, size: ImageSize, fit: Fit) -> str:
     """Identifies the decoded images: 16 hexadecimal digits."""
     digest = hashlib.sha256(f"{FORMAT} {size.plain} {images.count} {images.key}".encode())
     digest.update(b"" if fit == "crop" else fit.encode())
+    folders: dict[str, str] = {}  # as named → without links; images share a few
     for file in images.files:
         try:
-            status, readable = file.stat(), os.access(file, os.R_OK)
+            folder, name = os.path.split(file)
+            status = os.lstat(file)
+            if stat.S_ISLNK(status.st_mode):
+                status, real = os.stat(file), os.path.realpath(file)
+            else:
+                real = os.path.join(folders.get(folder) or folders.setdefault(folder, os.path.realpath(folder)), name)
             times = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # the first can be set, and 'cp -p' does
-            digest.update(os.fsencode(f"\n{file.resolve()} {status.st_size} {times} {readable}"))
+            digest.update(os.fsencode(f"\n{real} {status.st_size} {times} {os.access(file, os.R_OK)}"))
         except OSError:
             digest.update(os.fsencode(f"\n{file} absent"))
     return digest.hexdigest()[:16]
