@@ -298,6 +298,8 @@ def _unknown(data: RawData, lacking: Sequence[SplitName], name: str) -> str:
     by_small_letters = {column.casefold(): column for column in columns}
     near = [by_small_letters[key] for key in difflib.get_close_matches(name.casefold(), by_small_letters, n=3)]
     hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+    if set(several := [part.strip() for part in name.split(",")]) <= set(columns):
+        hint = f"; for several columns write a list: [{', '.join(several)}]."
     found = f" Its columns are: {', '.join(columns) or 'none'}"
     return f"{data.name} has no column {name!r}{where}{hint}{found}" + (
         ". If the images of that split have no labels, move it elsewhere" if where and not near else ""

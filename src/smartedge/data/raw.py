@@ -27,6 +27,7 @@ __all__ = [
     "RawSplit",
     "list_some",
     "refuse_lfs_pointer",
+    "refuse_no_file",
     "slices",
     "split_in",
     "split_of",
@@ -80,6 +81,20 @@ def refuse_lfs_pointer(path: Path) -> None:
     with contextlib.suppress(OSError), path.open("rb") as file:
         if is_lfs_pointer(file.read(64)):
             raise DataError(f"{path} is a git-LFS pointer, not the file itself; run 'git lfs pull' in its repository")
+
+
+def refuse_no_file(path: Path) -> Path:
+    """The path of a file.
+
+    Raises:
+        DataError: a link, pipe or device lies there.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"{path} is no file, but a link that leads nowhere, a pipe or a device; fetch what belongs there (such as "
+            "by 'git annex get'), or remove it"
+        )
+    return path
 
 
 def list_some(names: Iterable[object], most: int = 5) -> str:

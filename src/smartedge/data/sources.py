@@ -71,7 +71,7 @@ def _open_file(place: Path, cache_dir: Path, channels: int) -> RawData:
         return open_tables(place.stem, place.parent, {"train": [place]})
     if ending in TAR:
         return open_webdataset(place.stem, {"train": [place]}, (), cache_dir)
-    hint = recognise([place]) or f"it may end in {', '.join(_FILES)}"
+    hint = recognise([place]) or f"it may end in {', '.join(_FILES)}; for images and their table give the folder"
     raise DataError(f"{place} is a file of an unknown kind for a data set; {hint}")
 
 

@@ -62,7 +62,8 @@ def refuse_twins(classes: Sequence[str], where: str) -> None:
 def _as_read(text: str) -> str:
     """A text without what a reader does not see or does not look at."""
     text = unicodedata.normalize("NFKC", text).casefold().translate(_LOOK_ALIKE)
-    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")  # such as a space of no width
+    # Spaces of no width (Cf) and control characters (Cc) go, but for those that are spaces.
+    text = "".join(letter for letter in text if letter.isspace() or unicodedata.category(letter) not in ("Cf", "Cc"))
     text = re.sub(r"^([+-]?\d+)\.0+$", r"\1", text.strip())
     return " ".join(re.sub(r"(?<=\w)[-_]+(?=\w)", " ", text).split())
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -91,6 +94,7 @@ def test_a_list_of_columns_is_a_multi_label_task(faces: Path, cache: Path, coins
     [
         ("smilling", r"no column 'smilling'; did you mean 'Smiling'\? Its columns are: Male, Smiling, animal"),
         ("qqqq", r"no column 'qqqq'\. Its columns are"),
+        ("Smiling, animal", r"no column 'Smiling, animal'; for several columns write a list: \[Smiling, animal\]\."),
         (["Smiling", "animal"], r"'animal' of faces has 3 classes \(cat, dog, emu\).* name it alone"),
         (["Smiling", "Smiling"], "Smiling is named more than once"),
         ([], "the list of columns is empty"),
@@ -210,7 +214,14 @@ def test_files_that_cannot_be_used(tmp_path: Path, cache: Path, write_parquet: W
         return str(caught.value)
 
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
-    assert "broken.parquet is no Parquet file that can be read" in message(tmp_path / "broken.parquet")
+    broken = message(tmp_path / "broken.parquet")
+    assert re.search(r"broken\.parquet is no Parquet file that can be read: .*; fetch or write it again$", broken)
+    twice = pa.Table.from_arrays([pa.array([b"1"]), pa.array([1]), pa.array([2])], ["image", "x", "x"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    assert "twice.parquet has more than one column 'x'; rename one" in message(tmp_path / "twice.parquet")
+    for name in ("train", "val", "valid"):
+        write_parquet(tmp_path / "both" / f"{name}.parquet", {"x": [1]})
+    assert "val.parquet and " in message(tmp_path / "both") and "are both the val split" in message(tmp_path / "both")
     plain = write_parquet(tmp_path / "plain.parquet", {"x": [1]}, images=["a"], column="words")
     assert "no column that is known to hold images" in message(plain)
     write_parquet(tmp_path / "odd" / "train-0.parquet", {"x": [1]})

@@ -78,7 +78,7 @@ def rows(*values: str, between: str = ",", name: str = "{}.png", head: str = "fi
 # -- names of classes
 
 
-@pytest.mark.parametrize("twin", ["ant\u200b", "\u0430nt", "a-nt", "a_nt"])
+@pytest.mark.parametrize("twin", ["ant\u200b", "ant\x1a", "\u0430nt", "a-nt", "a_nt"])
 def test_classes_that_look_like_one(twin: str, folders: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
     one = "a nt" if twin[1] in "-_" else "ant"
     with pytest.raises(DataError, match="differ in case, spaces, dashes or the form of a letter alone"):
@@ -186,6 +186,9 @@ def test_an_image_in_two_splits_is_said(table: Callable[..., Path], opened: Call
         (rows("Y", "N"), "{}.png", ("no", "yes")),
         (rows("TRUE", "false"), "{}.png", ("no", "yes")),
         (rows("T", "F"), "{}.png", ("no", "yes")),
+        ([*rows("a", "b"), "\x1a"], "{}.png", ("a", "b")),  # the end of a file in DOS
+        ([*rows("a", "b")[:-1], f"{COUNT - 1}.png,b\x1a"], "{}.png", ("a", "b")),
+        ([*rows("a", "b"), ",", " ,"], "{}.png", ("a", "b")),
     ],
 )
 def test_tables_that_are_read(
@@ -266,11 +269,8 @@ def test_words_for_a_lacking_value_are_said(table: Callable[..., Path], opened: 
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "train.parquet"])
-def test_pipes_and_folders_are_no_tables(name: str, folders: Callable[..., Path], opened: Any) -> None:
+def test_folders_are_no_tables(name: str, folders: Callable[..., Path], opened: Any) -> None:
     folder = folders("ant", "wasp")
-    os.mkfifo(folder / name)
-    assert size(opened(folder)) == COUNT
-    (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(DataError, match=rf"a class without images would be lost: {name}"):
         opened(folder)
@@ -440,6 +440,8 @@ def test_paths_that_are_none(path: str, opened: Any) -> None:
         ("train-images-idx3-ubyte.gz", "MNIST's IDX files: open them with torchvision"),
         ("instances_train2017.json", "COCO's: write a table"),
         ("train_32x32.mat", "MATLAB"),
+        ("faces.npz", "give the file itself"),
+        ("obj.names", "annotations of objects: write a table"),
         ("x.tar.gz", "unpack it"),
     ],
 )
@@ -458,6 +460,7 @@ def test_other_programs_data_sets_are_named(name: str, says: str, tmp_path: Path
         (".HEIC", "with 6 .heic. a file.heic looks like HEIC photographs"),
         (".jxl", "pictures of a kind that is not read: save them as PNG or JPEG"),
         (".npy", "with 6 .npy. a file.npy looks like NumPy's arrays"),
+        (".mpo", "pictures under an ending that is not known: save them as JPEG"),
     ],
 )
 def test_what_the_folders_of_classes_hold_is_named(ending: str, says: str, tmp_path: Path, opened: Any) -> None:
@@ -470,9 +473,31 @@ def test_what_the_folders_of_classes_hold_is_named(ending: str, says: str, tmp_p
     assert says in str(caught.value)
 
 
-def test_pictures_and_their_masks_are_no_classes(folders: Callable[..., Path], opened: Any) -> None:
-    with pytest.raises(DataError, match=r"images and masks are no classes .* write a table metadata.csv"):
-        opened(folders("images", "masks"))
+@pytest.mark.parametrize("other", ["masks", "labels"])
+def test_pictures_and_what_belongs_to_them_are_no_classes(other: str, folders: Any, opened: Any) -> None:
+    folder = folders("images", "masks")
+    if other == "labels":  # boxes, as YOLO has them
+        shutil.rmtree(folder / "masks")
+        (folder / "labels").mkdir()
+        (folder / "labels" / "0.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.raises(DataError, match=rf"images, {other} are no classes .* write a table metadata.csv"):
+        opened(folder)
+
+
+@pytest.mark.parametrize("name", ["train.parquet", "train.tar", "labels.csv", "bee"])
+@pytest.mark.parametrize("target", ["nowhere", "itself", "fifo"])
+def test_links_that_lead_nowhere_lose_nothing(name: str, target: str, folders: Any, opened: Any) -> None:
+    """As git-annex leaves them where the content was not fetched."""
+    folder = folders("ant", "wasp")
+    if target == "fifo":
+        os.mkfifo(folder / name)
+        if name == "bee":
+            assert size(opened(folder)) == COUNT
+            return
+    else:
+        (folder / name).symlink_to(name if target == "itself" else "/nowhere/at/all")
+    with pytest.raises(DataError, match=rf"{name} is .*leads nowhere.*; fetch what belongs there"):
+        opened(folder)
 
 
 def test_annotations_beside_images_are_named(folders: Callable[..., Path], opened: Any) -> None:

@@ -287,9 +287,18 @@ def test_a_table_that_is_guessed_to_be_western_shows_a_word(
     )
 
 
-def test_a_table_in_no_encoding_that_is_known(tmp_path: Path, opened: Callable[..., DataSet]) -> None:
-    (tmp_path / "labels.csv").write_bytes("file,label\n0.png,あ\n".encode("euc-jp") + b"1.png,\x81\n")
-    with pytest.raises(DataError, match=r"is neither UTF-8 nor Windows-1252 .*; save it as UTF-8"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("file,label\n0.png,あ\n".encode("euc-jp") + b"1.png,\x81\n", "is neither UTF-8 nor Windows-1252"),
+        ("file,label\n0.png,a\n".encode("utf-16") + b"1", "labels.csv begins as utf-16, but byte 40 is not"),
+    ],
+)
+def test_a_table_in_no_encoding_that_is_known(
+    data: bytes, message: str, tmp_path: Path, opened: Callable[..., DataSet]
+) -> None:
+    (tmp_path / "labels.csv").write_bytes(data)
+    with pytest.raises(DataError, match=rf"{message}.*; save it as UTF-8"):
         opened(tmp_path)
 
 

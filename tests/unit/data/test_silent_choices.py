@@ -260,6 +260,7 @@ def test_one_table_beside_the_splits(tmp_path: Path, picture: Picture, opened: C
         ("labels.csv", "id,label", "utf-8"),
         ("Labels.TSV", "Image Index\tlabel", "utf-16"),
         ("train.csv", "filename;label", "utf-8-sig"),
+        ("labels.csv", "id,label", "utf-32"),
         ("annotations.csv", "image_path,label", "cp1252"),
     ],
 )
@@ -302,9 +303,16 @@ def test_a_table_for_each_split(apart: bool, tmp_path: Path, picture: Picture, o
         assert len(opened(tmp_path / "d").splits["train"]) == 16
 
 
-def test_folders_that_hold_themselves(classes: Callable[..., Path], opened: Callable[..., DataSet]) -> None:
-    classes("bugs/training_set/training_set", ant=20, wasp=20)
-    data = opened(classes("bugs/test_set/test_set", ant=3, wasp=3))
+@pytest.mark.parametrize(
+    ("train", "test"), [("training_set/training_set", "test_set/test_set"), ("train/images", "test/images")]
+)
+def test_classes_one_folder_further_down(
+    train: str, test: str, classes: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    (classes(f"bugs/{train}", ant=20, wasp=20) / ".DS_Store").write_bytes(b"0")
+    (tmp := classes(f"bugs/{test}", ant=3, wasp=3) / Path(test).parts[0] / ".DS_Store").write_bytes(b"0")
+    data = opened(tmp.parent.parent)
+    assert (f"the classes of {tmp.parent} lie in images/" in data.notes) == test.endswith("images")
     assert data.task.names == ("ant", "wasp")
     assert len(data.splits["test"]) == 6
 

@@ -90,6 +90,16 @@ def test_an_image_without_a_label_and_a_label_without_an_image(
     assert data.skipped == {"no label in column 'cls'": 1, "no image": 1}
 
 
+@pytest.mark.parametrize("listed", ["now", "before"])
+def test_what_is_no_image_and_no_label_is_said(
+    listed: str, tmp_path: Path, picture: Picture, opened: Callable[..., DataSet]
+) -> None:
+    file = write(tmp_path / "d.tar", {**samples(picture, 20), "00019.mask.png": b"0", "00019.2": b"1"})
+    for _ in range(1 if listed == "now" else 2):
+        notes = opened(file).notes
+    assert any(f"by their names: {file} holds 1 .mask.png, 1 .2" in note for note in notes)
+
+
 def test_names_of_classes(tmp_path: Path, picture: Picture, opened: Callable[..., DataSet]) -> None:
     members = samples(picture, 40)
     members |= {name: [b"cat\n", b"dog\n"][number % 2] for number, name in enumerate(members) if name.endswith("cls")}

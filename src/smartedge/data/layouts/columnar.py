@@ -95,6 +95,8 @@ def open_tables(name: str, root: Path, files: Mapping[SplitName, Sequence[Path]]
         tables = [open_table(path) for path in paths]
         schemas = [table.schema for table in tables]
         for path, schema in zip(paths, schemas, strict=True):
+            if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+                raise DataError(f"{path} has more than one column {', '.join(map(repr, twice))}; rename one")
             if set(schema.names) != set(schemas[0].names):
                 odd = sorted(set(schema.names) ^ set(schemas[0].names))
                 raise DataError(f"{path} and {paths[0]} belong to one split but differ in columns: {', '.join(odd)}")

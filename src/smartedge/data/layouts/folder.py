@@ -78,7 +78,15 @@ def _with_splits(path: Path, notes: list[str]) -> Path:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not is_hidden(child.name))
+    """The folders in a folder, hidden ones left out.
+
+    Raises:
+        DataError: a link leads nowhere: it may have been a class or a split.
+    """
+    children = sorted(child for child in path.iterdir() if not is_hidden(child.name))
+    if lost := [child for child in children if child.is_symlink() and not child.exists()]:
+        raise DataError(f"{lost[0]} is a link that leads nowhere; fetch what belongs there, or remove it")
+    return [child for child in children if child.is_dir()]
 
 
 def _named_splits(path: Path) -> list[tuple[SplitName, Path]]:
@@ -131,7 +139,10 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     empty: list[str] = []
     nested: dict[str, list[str]] = {}
     places: dict[Path, Path] = {}
-    for directory in sorted(child for child in _innermost(folder).iterdir() if child.is_dir() and not is_hidden(child.name)):
+    place = _innermost(folder)
+    if place.name != folder.name:
+        notes.append(f"the classes of {folder} lie in {place.relative_to(folder)}/")
+    for directory in _folders(place):
         own: Counter[str] = Counter()
         images = sorted(walk(directory, own))
         if inner := dict.fromkeys(each.parent.name for each in images if each.parent != directory):
@@ -143,11 +154,10 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
             empty.append(f"{directory.name} ({_counted(own) or 'empty'})")
         if (twin := places.setdefault(directory.resolve(), directory)) is not directory:
             raise DataError(f"{twin} and {directory} are one folder under two names, so two classes; remove the link")
-    names = list(dict.fromkeys(labels))
     if not files:
         raise DataError(_no_classes(folder, others))
     _refuse_shared(folder, files, labels)
-    _refuse_no_classes(folder, names, nested)
+    _refuse_no_classes(folder, [child.name for child in _folders(place)], nested)
     if empty:
         foreign = recognise(Path(f"a file{ending}") for ending in others)
         raise DataError(
@@ -157,7 +167,7 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
     if others:
         told = _counted(others)
         notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {told}")
-    _note_loose(_innermost(folder), notes)
+    _note_loose(place, notes)
     if nested:
         below = list_some(f"{name}/{each}" for name, within in nested.items() for each in within)
         notes.append(f"the classes of {folder} are its outermost folders; those below are part of them: {below}")
@@ -218,8 +228,9 @@ def _refuse_no_classes(folder: Path, names: Sequence[str], nested: Mapping[str, 
     outlines = [name for name, each in named.items() if each & _OUTLINES]
     if outlines and any(each & _IMAGES for each in named.values()):
         raise DataError(
-            f"{folder}: {' and '.join(names)} are no classes but images and what belongs to them, as for segmentation, "
-            "which is not learned here. For classes write a table metadata.csv with the columns file_name and label"
+            f"{folder}: {list_some(names)} are no classes but images and what belongs to them, as for segmentation "
+            "or boxes, which are not learned here. For classes write a table metadata.csv with the columns file_name "
+            "and label"
         )
     if len(names) > 1 and len(nested) == len(names):
         inner, *more = (set(each) for each in nested.values())
@@ -243,11 +254,12 @@ def _refuse_one_class(path: Path, train: RawSplit) -> None:
 
 
 def _innermost(folder: Path) -> Path:
-    """The folder, or the one of its name within it: archives often hold ``training_set/training_set/``."""
-    within = folder / folder.name
-    return (
-        _innermost(within) if within.is_dir() and [each.name for each in folder.iterdir()] == [folder.name] else folder
-    )
+    """The folder, or the only one in it where that is called like it (``training_set/training_set/``) or ``images``."""
+    children = _folders(folder)
+    if len(children) != 1 or not (children[0].name == folder.name or {*words(children[0].name)} <= _IMAGES):
+        return folder
+    within = _innermost(children[0])
+    return within if sum(map(_holds_images, _folders(within))) > 1 else folder
 
 
 def _readable(directory: Path) -> str:

@@ -20,16 +20,22 @@ _KINDS = (  # a pattern of file names, what they are, what to do
     (r"\.(h5|hdf5)$", "HDF5 files", _IN_PYTHON),
     (r"\.mat$", "MATLAB's files", _IN_PYTHON),
     (r"\.beton$", "FFCV's files", _IN_PYTHON),
+    (r"\.npz$", "NumPy's arrays", "give the file itself, not its folder"),
     (r"\.npy$", "NumPy's arrays", "write an .npz with train_images and train_labels (numpy.savez)"),
     (r"\.(pt|pth|pkl|pickle)$", "pickles, which could run code", _IN_PYTHON),
     (r"\.(xlsx?|ods)$", "a spreadsheet", "save it as CSV with the columns file_name and label"),
     (r"\.json$", "JSON, such as COCO's", "write a table metadata.csv with the columns file_name and label"),
-    (r"\.xml$", "annotations of objects", "write a table metadata.csv with the columns file_name and label"),
+    (
+        r"\.xml$|^data\.ya?ml$|\.names$",
+        "annotations of objects",
+        "write a table metadata.csv with the columns file_name and label",
+    ),
     (r"\.(dcm|dicom|nii|nii\.gz|mha|nrrd)$", "medical scans", "save each as PNG of 8 or 16 bits"),
     (r"\.(heic|heif)$", "HEIC photographs", "save them as JPEG"),
     (r"\.(cr2|cr3|nef|arw|dng)$", "raw photographs", "save them as JPEG"),
     (r"\.(jxl|svg|psd|eps|ico|exr|hdr|pfm)$", "pictures of a kind that is not read", "save them as PNG or JPEG"),
     (r"\.(mp4|avi|mov|mkv)$", "videos", "save their frames as images"),
+    (r"\.(mpo|j2k|jpx)$", "pictures under an ending that is not known", "save them as JPEG or PNG"),
     (_ARCHIVE, "an archive", _UNPACK),
 )
 

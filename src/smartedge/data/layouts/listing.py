@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from smartedge.data.raw import list_some, split_in
+from smartedge.data.raw import SPLIT_NAMES, list_some, refuse_no_file, split_in, words
 from smartedge.errors import DataError
 from smartedge.images.decode import is_hidden
 from smartedge.types import SplitName
@@ -53,26 +53,34 @@ def _within(folder: Path, endings: Collection[str], below: int) -> Iterator[Path
             if os.path.isdir(entry) if entry.is_symlink() else entry.is_dir():  # the second refuses a link to itself
                 if below:
                     yield from _within(folder / entry.name, endings, below - 1)
-            elif os.path.splitext(entry.name)[1].lower() in endings and os.path.isfile(entry):
-                if not _CACHED.fullmatch(entry.name):
-                    yield folder / entry.name
+            elif os.path.splitext(entry.name)[1].lower() in endings and not _CACHED.fullmatch(entry.name):
+                yield refuse_no_file(folder / entry.name)
 
 
 def _by_split(root: Path, files: Sequence[Path]) -> FilesBySplit:
     notes = _check_shards(files)
     splits: dict[SplitName, list[Path]] = {}
+    called: dict[SplitName, dict[str, Path]] = {}  # split → the word that names it → a file
     unnamed: list[Path] = []
     for file in files:
         names = (file.stem, *reversed(file.relative_to(root).parts[:-1]))
-        split = next((split for name in names if (split := split_in(name))), None)
-        (unnamed if split is None else splits.setdefault(split, [])).append(file)
+        name = next(filter(split_in, names), "")
+        if (split := split_in(name)) is None:
+            unnamed.append(file)
+            continue
+        splits.setdefault(split, []).append(file)
+        called.setdefault(split, {})[next(word for word in words(name) if word in SPLIT_NAMES)] = file
+    for split, found in called.items():
+        if len(found) > 1:
+            one, other, *_ = found.values()
+            raise DataError(f"{one} and {other} are both the {split} split; leave one, or write the same word in both")
     listed = list_some(file.relative_to(root) for file in unnamed)
     if not splits:
         if len(unnamed) > 1:
             notes.append(f"no file of {root} names a split, so all are training: {listed}")
         return FilesBySplit({"train": unnamed}, tuple(notes))
-    for split, found in splits.items():
-        if len(folders := dict.fromkeys(str(file.parent.relative_to(root)) for file in found)) > 1:
+    for split, paths in splits.items():
+        if len(folders := dict.fromkeys(str(file.parent.relative_to(root)) for file in paths)) > 1:
             notes.append(f"the {split} split joins the files of several folders: {list_some(folders)}")
     if unnamed:
         notes.append(f"not used, because their names name no split: {listed}")

@@ -81,7 +81,10 @@ def open_table(path: Path) -> StoredTable:
         return _Parquet(path) if parquet else _Arrow(path)
     except (pa.ArrowException, OSError) as error:
         refuse_lfs_pointer(path)
-        raise DataError(f"{path} is no {'Parquet' if parquet else 'Arrow'} file that can be read: {error}") from error
+        raise DataError(
+            f"{path} is no {'Parquet' if parquet else 'Arrow'} file that can be read: {str(error).rstrip('.')}; "
+            "fetch or write it again"
+        ) from error
 
 
 def _parquet_file(path: Path) -> pq.ParquetFile:

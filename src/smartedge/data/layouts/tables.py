@@ -7,6 +7,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 
 from smartedge.data.layouts.cells import trimmed, typed
-from smartedge.data.raw import list_some, refuse_lfs_pointer, split_of
+from smartedge.data.raw import list_some, refuse_lfs_pointer, refuse_no_file, split_of
 from smartedge.errors import DataError
 from smartedge.images.decode import is_hidden, looks_like_base64
 from smartedge.types import SplitName
@@ -33,7 +34,12 @@ _FILE_COLUMNS = (
 _SEPARATOR = re.compile(r"sep=(.)\r?\n")  # with which Excel begins a file
 _SWALLOWED = r"(?i)\n[^\n]*\.(png|jpe?g|gif|bmp|tiff?|webp)\b"  # the name of an image in a later line of a cell
 _DELIMITERS = (",", ";", "\t", "|")
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_MARKED = (  # byte order marks of wide encodings; that of UTF-16 begins that of UTF-32
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 def find_table(folder: Path) -> Path | None:
@@ -82,9 +88,8 @@ def tables_of_splits(folder: Path) -> dict[SplitName, Path]:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file.name) and file.is_file()
-    )
+    named = (file for file in folder.iterdir() if file.suffix.lower() in _KINDS and not is_hidden(file.name))
+    return sorted(refuse_no_file(file) for file in named if not file.is_dir())
 
 
 def _names_images(file: Path) -> bool:
@@ -133,7 +138,7 @@ def _read_csv(file: Path, text: str, notes: list[str]) -> pa.Table:
         text = text[said.end() :]
     first = text.splitlines()[:1]
     delimiter = said[1] if said else max(_DELIMITERS, key=first[0].count) if first else ","
-    data = text.rstrip("\r\n").encode() + b"\n"
+    data = text.rstrip("\r\n\x1a").encode() + b"\n"  # Ctrl-Z ended files of DOS
     parsing = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
     names = pa.csv.open_csv(io.BytesIO(data), parse_options=parsing).schema.names
     as_texts = pa.csv.ConvertOptions(column_types={name: pa.string() for name in names}, strings_can_be_null=False)
@@ -152,18 +157,22 @@ def _read_csv(file: Path, text: str, notes: list[str]) -> pa.Table:
         if words:
             notes.append(f"{file}: cells {', '.join(words)} of column {name!r} are taken for lacking values")
         columns.append(texts if name == naming else typed(texts, decimal_comma=delimiter == ";"))
-    return pa.Table.from_arrays(columns, names)
+    filled = reduce(pc.or_, (column.is_valid() for column in columns))
+    return pa.Table.from_arrays(columns, names).filter(filled)  # spreadsheets write rows of commas alone
 
 
 def _refuse_no_text(file: Path, data: bytes) -> None:
     refuse_lfs_pointer(file)
-    if data.startswith(b"PK\x03\x04") or (b"\0" in data[:4096] and not data.startswith(_UTF16)):
+    if data.startswith(b"PK\x03\x04") or (b"\0" in data[:4096] and not _marked(data)):
         raise DataError(f"{file} is no text, though its name says so; save it as CSV in UTF-8")
 
 
 def _decode(file: Path, data: bytes, notes: list[str]) -> str:
-    if data.startswith(_UTF16):
-        return data.decode("utf-16")
+    if wide := _marked(data):
+        try:
+            return data.decode(wide)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file} begins as {wide}, but byte {error.start} is not; save it as UTF-8") from error
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -180,6 +189,11 @@ def _decode(file: Path, data: bytes, notes: list[str]) -> str:
             "not the right word, save the file as UTF-8"
         )
         return text
+
+
+def _marked(data: bytes) -> str:
+    """The wide encoding that a byte order mark names; empty where there is none."""
+    return next((encoding for mark, encoding in _MARKED if data.startswith(mark)), "")
 
 
 def _refuse_mixed(file: Path, data: bytes) -> None:

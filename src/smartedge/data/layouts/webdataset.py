@@ -30,11 +30,12 @@ from smartedge.types import SplitName
 __all__ = ["TAR", "find_webdataset", "open_webdataset"]
 
 TAR = frozenset({".tar"})
-_FORMAT = 3  # of the lists that are kept; raise it when they change
+_FORMAT = 4  # of the lists that are kept; raise it when they change
 _TEXTS = frozenset({"cls", "txt", "text", "label"})  # endings of files that hold one value
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # how files begin
 _MOST_TEXT = 2**20  # bytes of a label; more is no label
 _KEY, _OFFSET, _SIZE = "__key__", "__offset__", "__size__"  # of a list: the name, and where the image lies in the file
+_UNUSED = b"unused"  # in a list's metadata: the endings of what is no image and no label, in words
 
 Scalar = str | int | float | bool | None
 
@@ -59,8 +60,12 @@ def open_webdataset(
         DataError: a file cannot be read or is not in this layout, or a column holds values of several types.
     """
     splits: dict[SplitName, RawSplit] = {}
+    notes = list(notes)
     for split, paths in files.items():
         tables = [_listed(path, cache_dir) for path in paths]
+        found = [(path, table.schema.metadata[_UNUSED].decode()) for path, table in zip(paths, tables, strict=True)]
+        if unused := [f"{path} holds {said}" for path, said in found if said]:
+            notes.append(f"not used, because they are no images or labels by their names: {list_some(unused, 2)}")
         try:
             whole = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException as error:
@@ -193,10 +198,10 @@ def _list(path: Path) -> pa.Table:
             elif member.size <= _MOST_TEXT and (opened := tar.extractfile(member)) is not None:
                 sample.values.update(_values(path, member.name, ending, opened.read()))
         _refuse_damaged(path, tar.offset)
+    held = ", ".join(f"{count} {ending}" for ending, count in others.most_common(3))
     if all(sample.image is None for sample in samples.values()):
-        held = ", ".join(f"{count} {ending}" for ending, count in others.most_common(3)) or "nothing"
         raise DataError(
-            f"{path} holds no images: looked for {', '.join(sorted(SUFFIXES))}, and found {held} "
+            f"{path} holds no images: looked for {', '.join(sorted(SUFFIXES))}, and found {held or 'nothing'} "
             f"beside {len(samples)} label file(s)"
         )
     columns = list(dict.fromkeys(name for sample in samples.values() for name in sample.values))
@@ -211,7 +216,8 @@ def _list(path: Path) -> pa.Table:
             _OFFSET: np.array([-1 if s.image is None else s.image[1] for s in samples.values()], np.int64),
             _SIZE: np.array([-1 if s.image is None else s.image[2] for s in samples.values()], np.int64),
             **{name: _column(path, name, [s.values.get(name) for s in samples.values()]) for name in columns},
-        }
+        },
+        metadata={_UNUSED: held},
     )
 
 
