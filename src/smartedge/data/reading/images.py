@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -270,17 +271,14 @@ def _digest(images: Images, size: ImageSize, fit: Fit) -> str:
     """Identifies the decoded images: 16 hexadecimal digits."""
     digest = hashlib.sha256(f"{FORMAT} {size.plain} {images.count} {images.key}".encode())
     digest.update(b"" if fit == "crop" else fit.encode())
-    folders: dict[str, str] = {}  # as named → without links; images share a few
+    real = functools.cache(os.path.realpath)  # of folders, which many images share
     for file in images.files:
         try:
-            folder, name = os.path.split(file)
-            status = os.lstat(file)
+            place, status = os.path.join(real(file.parent), file.name), os.lstat(file)
             if stat.S_ISLNK(status.st_mode):
-                status, real = os.stat(file), os.path.realpath(file)
-            else:
-                real = os.path.join(folders.get(folder) or folders.setdefault(folder, os.path.realpath(folder)), name)
+                place, status = os.path.realpath(file), os.stat(file)
             times = f"{status.st_mtime_ns} {status.st_ctime_ns}"  # the first can be set, and 'cp -p' does
-            digest.update(os.fsencode(f"\n{real} {status.st_size} {times} {os.access(file, os.R_OK)}"))
+            digest.update(os.fsencode(f"\n{place} {status.st_size} {times} {os.access(file, os.R_OK)}"))
         except OSError:
             digest.update(os.fsencode(f"\n{file} absent"))
     return digest.hexdigest()[:16]
