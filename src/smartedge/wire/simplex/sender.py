@@ -141,20 +141,26 @@ class SimplexLink:
         self._sent_seq = max(self._sent_seq, sent_seq)
 
     def _send(self, block: Block) -> None:
-        # The counter of its first datagram numbers a block: it grows for ever, over restarts too.
-        for content in split_block(pack_block(block), self._sealer.counter, self._loss):
-            datagram = self._sealer.seal(content)
-            self._pause(self._free_at - time.monotonic())
-            try:
-                if self._socket is not None:
-                    self._socket.send(datagram)
-            except ConnectionRefusedError:
-                pass  # a message from the other machine's kernel: nobody listens there now. This link does not listen
-            except OSError as error:
-                raise LinkError(f"{self._where}: {error.strerror or error}") from error
-            self._up += len(datagram)
-            took = 8 * (len(datagram) + _UDP_IP_BYTES) / self._rate_bits_s
-            self._free_at = max(self._free_at, time.monotonic() - took) + took
+        try:
+            # The counter of its first datagram numbers a block: it grows for ever, over restarts too.
+            for content in split_block(pack_block(block), self._sealer.counter, self._loss):
+                self._send_datagram(self._sealer.seal(content))
+        except LinkError:
+            self.disconnect()  # the stream is lost, and can be opened again
+            raise
+
+    def _send_datagram(self, datagram: bytes) -> None:
+        self._pause(self._free_at - time.monotonic())
+        try:
+            if self._socket is not None:
+                self._socket.send(datagram)
+        except ConnectionRefusedError:
+            pass  # a message from the other machine's kernel: nobody listens there now. This link does not listen
+        except OSError as error:
+            raise LinkError(f"{self._where}: {error.strerror or error}") from error
+        self._up += len(datagram)
+        took = 8 * (len(datagram) + _UDP_IP_BYTES) / self._rate_bits_s
+        self._free_at = max(self._free_at, time.monotonic() - took) + took
 
     def _pause(self, seconds: float) -> None:
         if self._stopped.wait(max(0.0, seconds)):

@@ -143,8 +143,12 @@ def test_what_the_network_says_is_told_unless_nobody_listens(
         played.fails = error
         with pytest.raises(LinkError, match=f"^one-way link to {nobody}: {said}$"):
             link.write(frame_of(2))
+        assert link.open(header_of(9)) == 2, "the stream is opened again, and goes on at the frame that was lost"
+    played.fails = None
+    link.write(frame_of(2))
+    assert link.confirmed() == 3
     link.disconnect()
-    assert played.closed == 1
+    assert played.closed == 3
 
 
 def test_a_name_that_cannot_be_looked_up_is_told(sealer: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
