@@ -33,7 +33,7 @@ from smartedge.wire.grpc_errors import status_of
 from smartedge.wire.grpc_link import COLLECT, METHOD
 from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained, first_message, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
-from smartedge.wire.link_pb2 import Down, Up
+from smartedge.wire.link_pb2 import Ask, Down, Up
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.places import Busy, Open, Places, kept_heard
 from smartedge.wire.questions import Questions
@@ -249,9 +249,9 @@ class GrpcReceiver:
     async def _take_question(self, context: Any, address: Address, peer: Peer) -> None:
         if self._access.proves:
             self._connections.prove(address, peer.edge)
-        elif not is_loopback(address[0]):
-            raise FleetError("an edge beyond this machine must prove who it is: use --fleet, or link.token_file")
         question = await first_message(self._limits.header_s, context.read()) or b""
+        if not self._access.proves and not is_loopback(address[0]) and Ask.FromString(question).run:
+            raise FleetError("an edge beyond this machine must prove who it is: use --fleet, or link.token_file")
         if await self._questions.take(context, peer, question):
             self._connections.prove(address, peer.edge)  # it knows the run
 
