@@ -13,7 +13,7 @@ from smartedge.files import disk_error, is_disk_error
 from smartedge.types import FeatureBatch, Frame
 from smartedge.wire.slots import about_to_wait
 
-__all__ = ["Decoded", "FrameGone", "FrameKey", "Handover"]
+__all__ = ["Decoded", "FrameGone", "FrameKey", "Handover", "disk_is_of_the_log"]
 
 Found = TypeVar("Found")
 FrameKey = tuple[str, int]  # edge, and number of a frame of it
@@ -28,6 +28,21 @@ class Decoded(NamedTuple):
 
     batch: FeatureBatch
     seconds: float  # that decoding took
+
+
+@contextmanager
+def disk_is_of_the_log() -> Iterator[None]:
+    """Inside, whatever file the disk fails for: edges wait, as for a cloud that is away. Also for use as a decorator.
+
+    Raises:
+        LogError: the disk did not take it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_error(error):
+            raise
+        raise LogError(f"{error.filename or 'the run directory'}: {disk_error(error)}") from error
 
 
 class Handover:

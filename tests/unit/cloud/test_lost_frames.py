@@ -11,6 +11,7 @@ import pytest
 import torch
 from many_edges import SimulatedEdge, edges_of, fleet_config, lines_of, run_fleet
 
+from smartedge import files
 from smartedge.cloud import runner as runner_module
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest.completion import ask_to_close
@@ -123,3 +124,22 @@ def test_edges_wait_for_a_cloud_whose_log_or_journal_fails() -> None:
         raise LogError("order.jsonl: the journal cannot be written: the disk is full: free space on it")
     with pytest.raises(LogError, match=r"the cloud's training cannot go on: order\.jsonl: .* free space on it"):
         handover.raise_failure()
+
+
+def test_edges_wait_for_a_cloud_that_cannot_write_any_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first frame the trainer is made, and its metrics are begun. The edge took that for a fault for good."""
+    config = fleet_config(fleet={"expect": 1})
+    (edge,) = edges_of(config, 1)
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    with monkeypatch.context() as broken:
+        broken.setattr(files.os, "fsync", fails)
+        with pytest.raises(LogError, match=r"metrics\.jsonl: the disk reports a fault"):
+            begin(edge, runner)
+    running = threading.Thread(target=runner.run, args=(threading.Event(),))
+    running.start()
+    edge.send(runner)
+    running.join(timeout=60)
+    runner.close()
+    assert runner.learning.done

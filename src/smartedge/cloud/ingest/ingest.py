@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from smartedge.cloud.handover import Decoded, Handover
+from smartedge.cloud.handover import Decoded, Handover, disk_is_of_the_log
 from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.ingest.same_run import agreed, facts_of_edge, facts_of_run
 from smartedge.cloud.ingest.values import largest_value
@@ -123,6 +123,7 @@ class Ingest:
         self._one_way.add(edge)
         return self._accept(edge, header)
 
+    @disk_is_of_the_log()
     def _accept(self, edge: str, header: StreamHeader) -> int:
         with self._handover.changed:
             if self._shared is not None:
@@ -146,6 +147,7 @@ class Ingest:
         durable = 0 if intake.log is None else intake.log.durable
         return min(max(header.first_seq, durable), header.end_seq)
 
+    @disk_is_of_the_log()
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Append a frame. Where frames are answered, wait for the answer; else wait where training is too far behind.
 
@@ -185,6 +187,7 @@ class Ingest:
                 handover.wait(lambda: handover.complete or log.next_seq - handover.learned.get(edge, 0) <= most)
         return None
 
+    @disk_is_of_the_log()
     def lost(self, edge: str, header: StreamHeader, end: int) -> None:
         """Mark the frames from the next one up to ``end`` (not included) as a gap: they will never come."""
         intake = self._intake(edge)
@@ -193,6 +196,7 @@ class Ingest:
             intake.open_log().mark_gap(end)
             self._tell()
 
+    @disk_is_of_the_log()
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make the frames that came durable."""
         durable = self._intake(edge).open_log().sync()
@@ -200,6 +204,7 @@ class Ingest:
             self._shared.leave(edge)
         return durable
 
+    @disk_is_of_the_log()
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames of the stream are in: make them durable. In split learning, wait until they are learned from."""
         handover = self._handover
@@ -213,6 +218,7 @@ class Ingest:
                 intake.close()
         self._tell()  # not under the lock: this one may learn now, and threads that read ahead for it need the lock
 
+    @disk_is_of_the_log()
     def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off. The appended frames stay, and the edge may come back."""
         with self._handover.changed:
@@ -353,7 +359,10 @@ class Ingest:
     def _check_run(self, intake: Intake, header: StreamHeader) -> None:
         """Refuse a stream of another run, or one whose facts differ from those of the other edges."""
         if intake.streams and facts_of_edge(header) != facts_of_edge(intake.streams[0]):
-            raise RunError(f"{self._folder}: the log belongs to another run; choose another run_dir for this one")
+            raise RunError(
+                f"{self._folder}: the log belongs to another run: frames of edge {intake.edge!r} came from another run "
+                "directory before. Restore that one at the edge, and use --resume; or give both sides a new run_dir"
+            )
         other = next((each.streams[0] for each in self._handover.intakes.values() if each.streams), header)
         if facts_of_run(header) != facts_of_run(other):
             raise RunError(
