@@ -156,7 +156,8 @@ class Shipper:
         try:
             with _cloud_stores():
                 header, seq = self._open(header)
-            self.outage.over()
+            if not self.spool.waiting_frames:  # else a cloud that takes nothing may still take streams
+                self.outage.over()
             while seq < header.end_seq:
                 if not self.spool.holds(seq):
                     if self._stopping.is_set():
@@ -173,7 +174,7 @@ class Shipper:
                 self._hear_confirmed(seq)
             with _cloud_stores():
                 self.link.flush()
-            self.spool.confirm(header.end_seq)
+            self._confirm(header.end_seq)
             self._count(header)  # on disk, before the cloud may end
             with _cloud_stores():
                 self.link.close()
@@ -189,7 +190,12 @@ class Shipper:
         """Drop what the cloud has confirmed of the frames before ``seq``, which were sent."""
         with _cloud_stores():
             confirmed = self.link.confirmed()
-        self.spool.confirm(min(confirmed, seq))
+        self._confirm(min(confirmed, seq))
+
+    def _confirm(self, seq: int) -> None:
+        if seq > self.spool.confirmed:
+            self.outage.over()
+            self.spool.confirm(seq)
 
     def _open(self, header: StreamHeader) -> tuple[StreamHeader, int]:
         """Open a stream; gives it, and the frame that the cloud wants. Where frames are missing there, an earlier one.
@@ -220,17 +226,25 @@ class Shipper:
         return header, seq
 
     def _open_earlier(self, header: StreamHeader, refusal: FrameError) -> tuple[StreamHeader, int]:
-        """Open the latest earlier stream that the cloud takes. Raises the refusal where it lacks nothing of that."""
+        """Open the earlier stream of which the cloud lacks frames. Raises the refusal where it lacks none of them.
+
+        Whoever is refused often has to wait, so this takes few tries: each one halves the streams that it may be.
+        """
         streams = self.spool.streams
-        for earlier in reversed(streams[: streams.index(header)]):
+        first, end = 0, streams.index(header)
+        while first < end:
+            middle = (first + end) // 2
             try:
-                seq = self.link.open(earlier)
-            except FrameError:
-                continue
-            if seq < earlier.end_seq:
-                return earlier, seq
-            self.link.disconnect()
-            break
+                seq = self.link.open(streams[middle])
+                if seq < streams[middle].end_seq:
+                    return streams[middle], seq
+                self.link.close()  # the cloud holds all of it
+                first = middle + 1
+            except FrameError:  # frames are missing before it
+                end = middle
+            except LinkError:  # it lacks some, although this edge may have ended: which ones is found later
+                self.spool.go_back(header.first_seq - 1)
+                raise
         raise refusal
 
     def _count(self, header: StreamHeader) -> None:

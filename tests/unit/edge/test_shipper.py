@@ -229,7 +229,9 @@ def test_a_cloud_whose_disk_is_full_is_waited_for(tmp_path, log):
     told: list[str] = []
     made = shipper(filled(tmp_path), MemoryLink(Full(log)), tmp_path, told)
     assert made.finish(threading.Event()) and log.durable == 12
-    assert sum("the cloud cannot store what is sent: the disk is full" in text for text in told) == 2
+    said = [text.partition(" for ")[0] if "disk is full" in text else text.partition(",")[0] for text in told]
+    assert said == ["cloud unreachable", "cloud unreachable", "the cloud is there again"], "it took streams meanwhile"
+    assert made.outage.count == 1
 
 
 @pytest.mark.parametrize("asked", [1, 5, 10])
@@ -409,6 +411,35 @@ def test_a_cloud_that_is_restored_from_an_older_copy_gets_again_what_it_lacks(tm
         copied < 10 or when == "after its end"
     )
     assert Shipped.read(tmp_path / "shipped.json").confirmed == 12
+
+
+def test_the_stream_of_which_an_older_cloud_lacks_frames_is_found_in_few_tries(tmp_path, log):
+    """The cloud lets whoever is refused often wait: where each stream was tried, hundreds of them took hours."""
+    refused = []
+
+    class Counting(InOrder):
+        def accept(self, edge: str, header: StreamHeader) -> int:
+            try:
+                return super().accept(edge, header)
+            except FrameError:
+                refused.append(header)
+                raise
+
+    spool = Spool(tmp_path / "spool", waiting=lambda why: None)
+    for seq in range(100):
+        header = dataclasses.replace(HEADER, first_seq=seq, frames=1)
+        spool.open(header)
+        spool.write(frame(seq))
+        if seq < 13:
+            log.begin(header)
+            log.append(seq, *frame(seq))
+    log.sync()
+    spool.confirm(100)
+    shipped = Shipped(confirmed=100, ended=100, up={}, down={}, source="")
+    shipped.write(tmp_path / "shipped.json")  # the edge has ended: it tries once to tell the cloud
+    link = Breaking(Counting(log), lambda call: call == 3)
+    assert shipper(spool, link, tmp_path).finish(threading.Event())
+    assert log.durable == 100 and len(refused) <= 10
 
 
 def test_a_cloud_that_wants_what_the_edge_does_not_keep_is_an_error(tmp_path, log):
