@@ -49,6 +49,7 @@ _ADVICE = {
     errno.EIO: "the disk reports a fault: see the system's log, and move the run to a sound disk",
     errno.EACCES: "permission is denied: let this user read and write there",
     errno.EPERM: "permission is denied: let this user read and write there",
+    errno.ENOENT: "it is not there, or its folder is not: put back what was moved, make it, or name another place",
     errno.EEXIST: "a file is where a folder should be: choose another place, or move the file away",
     errno.ENOTDIR: "a file is where a folder should be: choose another place, or move the file away",
     errno.EISDIR: "a folder is where a file should be: name a file in it",
@@ -222,6 +223,4 @@ def is_disk_error(error: BaseException) -> bool:
 def disk_error(error: OSError) -> str:
     """What an error of the disk means, and what to do about it."""
     known = _ADVICE.get(error.errno or 0)
-    if error.errno == errno.ENOENT:
-        known = "its folder is not there: make it, or name another place"
     return f"{known} ({error.strerror})" if known else str(error)

@@ -158,4 +158,5 @@ def test_a_byte_of_a_name_that_is_no_utf_8_ends_no_report(tmp_path):
 def test_a_file_in_a_folder_that_is_not_there_is_said_as_such(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(tmp_path / "nowhere" / "page", "new")
-    assert disk_error(caught.value).startswith("its folder is not there: make it")
+    assert is_disk_error(caught.value), "a run whose folder was moved while it went on ended with a traceback"
+    assert disk_error(caught.value).startswith("it is not there, or its folder is not: put back what was moved")

@@ -91,7 +91,8 @@ class Noise:
 
 
 def _advice(error: OSError) -> str:
-    return disk_error(error) if is_disk_error(error) else "Restore it from a copy, or start a new run"
+    lost = isinstance(error, FileNotFoundError) or not is_disk_error(error)
+    return "Restore it from a copy, or start a new run" if lost else disk_error(error)
 
 
 def _write_exclusively(path: Path, key: bytes) -> None:

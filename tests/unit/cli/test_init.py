@@ -184,7 +184,7 @@ def test_a_wrong_method_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", str(tmp_path / "missing" / "run.yaml")]) == 2
-    assert "missing/run.yaml: its folder is not there: make it" in capsys.readouterr().err
+    assert "missing/run.yaml: it is not there, or its folder is not: put back" in capsys.readouterr().err
 
 
 def _keys(mapping: dict) -> dict:
