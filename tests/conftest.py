@@ -15,6 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+import unsynced  # noqa: F401 - os.fsync returns at once
 from nats_broker import Broker
 
 from smartedge.data import open_dataset

@@ -18,6 +18,8 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import IO
 
+import unsynced  # noqa: F401 - os.fsync returns at once
+
 __all__ = ["PRELOADED", "Popen", "fork_server"]
 
 # All that a side of a run imports, which takes a second even beside torch. The optimiser imports torch._dynamo when the
