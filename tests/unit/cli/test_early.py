@@ -64,7 +64,7 @@ def run_dir(tmp_path: Path) -> Path:
     """What a verb reads of a run before it needs its weights."""
     folder = tmp_path / "run"
     folder.mkdir()
-    config = load_config({"run_dir": str(folder)})
+    config = load_config({"run_dir": str(folder), "link": {"connect_timeout": 0.1}})
     (folder / "config.yaml").write_text(config.to_yaml())
     (folder / "shared").mkdir()
     task = TaskFacts(kind="single", columns=("smile",), names=("no", "yes"))

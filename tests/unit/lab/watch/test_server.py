@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from socketserver import BaseServer
 
 import pytest
 
@@ -22,7 +23,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 @pytest.fixture
-def address(running: Path) -> Iterator[str]:
+def address(running: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(BaseServer.serve_forever, "__defaults__", (0.01,))  # it looks so often whether it should end
     told: list[str] = []
     with watching_run(("127.0.0.1", 0), running, told.append):
         yield told[0].removeprefix("watch it at http://").rstrip("/")
