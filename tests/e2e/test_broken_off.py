@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from killing import Kill
@@ -17,6 +18,7 @@ from runs import PROTECTED, assert_same_run, share_key
 from safetensors.torch import load_file
 
 from smartedge.artifacts.summary import EdgeSummary
+from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.runs.checkpoint import Checkpoints
 from smartedge.runs.progress import Quiet, Update
@@ -46,14 +48,35 @@ class BreakOff(Quiet):
             raise EOFError("here")
 
 
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[str, Path]:
+    """Run directories of whole runs, by their settings."""
+    return {}
+
+
+@pytest.fixture
+def whole_and_broken(tiny_config, uninterrupted):
+    """``whole_and_broken(**settings)``: the directory of a whole run, and settings of one that has not begun."""
+
+    def make(**changes: Any) -> tuple[Path, Config]:
+        broken = tiny_config("broken", **changes)
+        if repr(changes) not in uninterrupted:
+            whole = tiny_config("whole", **changes)
+            share_key(whole.run_dir)
+            train(whole, single_process=True, monitor=Quiet())
+            uninterrupted[repr(changes)] = whole.run_dir
+        share_key(broken.run_dir)
+        return uninterrupted[repr(changes)], broken
+
+    return make
+
+
 @pytest.mark.parametrize(("method", "schedule", "kind", "phase", "done", "checkpoint"), PLACES)
 def test_a_resumed_run_counts_and_writes_what_a_whole_one_does(
-    tiny_config, method, schedule, kind, phase, done, checkpoint
+    whole_and_broken, method, schedule, kind, phase, done, checkpoint
 ):
-    changes = {"method": method, "schedule": schedule, "epochs": EPOCHS, **PROTECTED.get(kind, {})}
-    whole, broken = tiny_config("whole", **changes), tiny_config("broken", **changes)
-    share_key(whole.run_dir, broken.run_dir)
-    train(whole, single_process=True, monitor=Quiet())
+    changes = {"epochs": EPOCHS, "method": method, "schedule": schedule, **PROTECTED.get(kind, {})}
+    whole, broken = whole_and_broken(**changes)
     with pytest.raises(EOFError):
         train(broken, single_process=True, monitor=BreakOff(phase, done))
     assert Kill(str(broken.run_dir), "edge", phase, done, checkpoint).newest() == checkpoint
@@ -62,8 +85,8 @@ def test_a_resumed_run_counts_and_writes_what_a_whole_one_does(
     assert half.privacy is None, "stated at the end alone"
     train(broken, resume=True, single_process=True, monitor=Quiet())
 
-    assert_same_run(whole.run_dir, broken.run_dir)
-    first, second = (EdgeSummary.read(run.run_dir / "edge" / "summary.json") for run in (whole, broken))
+    assert_same_run(whole, broken.run_dir)
+    first, second = (EdgeSummary.read(run / "edge" / "summary.json") for run in (whole, broken.run_dir))
     assert second.finished and second.session.epochs == first.session.epochs - checkpoint
     assert second.traffic.images == first.traffic.images
     assert second.traffic.codec_error == first.traffic.codec_error
@@ -76,8 +99,8 @@ def test_a_resumed_run_counts_and_writes_what_a_whole_one_does(
     assert second.privacy == first.privacy
     assert second.releases_per_image == first.releases_per_image
     rows = [
-        [json.loads(line) for line in (run.run_dir / "metrics.jsonl").read_text().splitlines()]
-        for run in (whole, broken)
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (whole, broken.run_dir)
     ]
     edge = [[{**row, "seconds": 0, "time": 0} for row in part if row["side"] == "edge"] for part in rows]
     assert edge[0] == edge[1]
@@ -114,9 +137,8 @@ def test_only_the_newest_checkpoint_is_kept_and_a_taught_front_needs_its_teacher
 @pytest.mark.parametrize(
     ("side", "method"), [("edge", "hierarchical"), ("edge", "split"), ("edge", "local"), ("cloud", "hierarchical")]
 )
-def test_the_advice_on_a_damaged_checkpoint_helps(side, method, tiny_config):
-    whole, broken = tiny_config("whole", method=method), tiny_config("broken", method=method)
-    train(whole, single_process=True, monitor=Quiet())
+def test_the_advice_on_a_damaged_checkpoint_helps(side, method, whole_and_broken):
+    whole, broken = whole_and_broken(method=method)
     with pytest.raises(EOFError):
         train(broken, single_process=True, monitor=BreakOff("train", 14))
     newest = broken.run_dir / side / "checkpoints" / "00000002"
@@ -132,15 +154,14 @@ def test_the_advice_on_a_damaged_checkpoint_helps(side, method, tiny_config):
     else:
         shutil.rmtree(newest)
     train(broken, resume=True, single_process=True, monitor=Quiet())
-    assert_same_run(whole.run_dir, broken.run_dir)
+    assert_same_run(whole, broken.run_dir)
 
 
 @pytest.mark.parametrize("done", [1, 4])
-def test_split_learning_that_broke_off_in_its_first_epoch(done, tiny_config):
-    whole, broken = (tiny_config(name, method="split", epochs=EPOCHS) for name in ("whole", "broken"))
-    train(whole, single_process=True, monitor=Quiet())
+def test_split_learning_that_broke_off_in_its_first_epoch(done, whole_and_broken):
+    whole, broken = whole_and_broken(epochs=EPOCHS, method="split", schedule="joint")
     with pytest.raises(EOFError):
         train(broken, single_process=True, monitor=BreakOff("train", done))
     assert not (broken.run_dir / "edge" / "confirmed.json").exists()
     train(broken, resume=True, single_process=True, monitor=Quiet())
-    assert_same_run(whole.run_dir, broken.run_dir)
+    assert_same_run(whole, broken.run_dir)

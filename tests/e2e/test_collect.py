@@ -25,17 +25,26 @@ exec sh -c "$4"
 """
 
 
+@pytest.fixture(scope="module")
+def trained() -> list[Path]:
+    """The run directory of a run, once a test has made one."""
+    return []
+
+
 @pytest.fixture
-def machines(tiny_config, tmp_path, monkeypatch) -> tuple[Path, Path]:
+def machines(tiny_config, trained, tmp_path, monkeypatch) -> tuple[Path, Path]:
     """The run directories of the device and of the server, after a run on two machines; ``ssh`` reaches this one."""
-    config = tiny_config("run", epochs=1)
-    train(config, single_process=True, monitor=Quiet())
+    if not trained:
+        config = tiny_config("trained", epochs=1)
+        train(config, single_process=True, monitor=Quiet())
+        trained.append(config.run_dir)
+    shutil.copytree(trained[0], tmp_path / "run")
     door, server = tmp_path / "door side", tmp_path / "server"
     for folder, parts in ((door, ("edge", "shared")), (server, ("cloud",))):
         for part in parts:
-            shutil.copytree(config.run_dir / part, folder / part)
+            shutil.copytree(trained[0] / part, folder / part)
         for file in ("config.yaml", "run.json"):
-            shutil.copy(config.run_dir / file, folder / file)
+            shutil.copy(trained[0] / file, folder / file)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ssh").write_text(FAKE_SSH)
     (tmp_path / "bin" / "ssh").chmod(0o700)

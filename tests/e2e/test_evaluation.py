@@ -16,6 +16,7 @@ from torch import Tensor
 from watching import Watch
 
 import smartedge
+from smartedge.config import Config
 from smartedge.launch.datasets import open_data
 from smartedge.runs.progress import Quiet, Update
 from smartedge.training import train
@@ -31,9 +32,39 @@ RUNS = [
 ]
 
 
-def run_of(tiny_config, method, schedule):
-    codec = {} if method in ("upload", "local") else {"codec": {"name": "float32"}}
-    return tiny_config("run", method=method, schedule=schedule, epochs=2, data={"augment": "flip-crop"}, **codec)
+class Phases(Quiet):
+    """Keeps how many steps were done, of how many, in every phase of the edge."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, list[tuple[int, int]]] = {}
+
+    def update(self, update: Update) -> None:
+        if update.side == "edge" and update.total:
+            self.seen.setdefault(update.phase, []).append((update.done, update.total))
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[tuple[str, str], tuple[Config, Watch, Phases]]:
+    """Runs that several tests look at, by method and schedule."""
+    return {}
+
+
+@pytest.fixture
+def run_of(tiny_config, trained):
+    """``run_of(method, schedule)``: the settings of a run that has ended, what was seen of it, and its phases."""
+
+    def make(method: str, schedule: str) -> tuple[Config, Watch, Phases]:
+        if (method, schedule) not in trained:
+            codec = {} if method in ("upload", "local") else {"codec": {"name": "float32"}}
+            data = {"augment": "flip-crop"}
+            config = tiny_config("run", method=method, schedule=schedule, epochs=2, data=data, **codec)
+            phases = Phases()
+            with Watch().watching() as watch:
+                train(config, single_process=True, monitor=phases)
+            trained[method, schedule] = config, watch, phases
+        return trained[method, schedule]
+
+    return make
 
 
 def whole_network(run_dir: Path) -> torch.nn.Module:
@@ -62,9 +93,8 @@ def answers(config, split: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("method", "schedule"), RUNS)
-def test_figures_are_those_of_the_final_weights_on_images_as_they_are(tiny_config, method, schedule):
-    config = run_of(tiny_config, method, schedule)
-    train(config, single_process=True, monitor=Quiet())
+def test_figures_are_those_of_the_final_weights_on_images_as_they_are(run_of, method, schedule):
+    config, _, _ = run_of(method, schedule)
     told = load_file(config.run_dir / "predictions.safetensors")
     expected = answers(config, "test")
     assert expected.keys() == told.keys() - {"ids", "labels"}
@@ -83,17 +113,6 @@ def test_figures_are_those_of_the_final_weights_on_images_as_they_are(tiny_confi
             assert row["accuracy"] == pytest.approx((scores.argmax(1) == labels).float().mean().item())
 
 
-class Phases(Quiet):
-    """Keeps how many steps were done, of how many, in every phase of the edge."""
-
-    def __init__(self) -> None:
-        self.seen: dict[str, list[tuple[int, int]]] = {}
-
-    def update(self, update: Update) -> None:
-        if update.side == "edge" and update.total:
-            self.seen.setdefault(update.phase, []).append((update.done, update.total))
-
-
 @pytest.mark.parametrize(
     ("schedule", "steps"),
     [
@@ -102,22 +121,19 @@ class Phases(Quiet):
         ("freeze-and-log", {"train": 12, "release train": 6, "release val": 2, "release test": 3}),
     ],
 )
-def test_progress_goes_through_all_steps_of_a_phase(tiny_config, schedule, steps):
+def test_progress_goes_through_all_steps_of_a_phase(run_of, schedule, steps):
     """96 + 20 + 40 images in batches of 16; the test images are sent in the last epoch alone."""
-    monitor = Phases()
-    train(run_of(tiny_config, "hierarchical", schedule), single_process=True, monitor=monitor)
-    assert monitor.seen.keys() == steps.keys()
+    _, _, phases = run_of("hierarchical", schedule)
+    assert phases.seen.keys() == steps.keys()
     for phase, total in steps.items():
-        done = [each for each, of in monitor.seen[phase] if of == total]
-        assert len(done) == len(monitor.seen[phase]), phase
+        done = [each for each, of in phases.seen[phase] if of == total]
+        assert len(done) == len(phases.seen[phase]), phase
         assert done == (list(range(1, total + 1)) if phase != "train" else [4, 8, 12]), phase
 
 
 @pytest.mark.parametrize(("method", "schedule"), RUNS[:-1])
-def test_bytes_and_images_are_counted_once_under_their_split(tiny_config, method, schedule):
-    config = run_of(tiny_config, method, schedule)
-    with Watch().watching() as watch:
-        train(config, single_process=True, monitor=Quiet())
+def test_bytes_and_images_are_counted_once_under_their_split(run_of, method, schedule):
+    config, watch, _ = run_of(method, schedule)
     traffic = json.loads((config.run_dir / "edge" / "summary.json").read_text())["traffic"]
     assert set(watch.frames) == {"train", "val", "test"}
     for split, frames in watch.frames.items():
