@@ -179,13 +179,15 @@ class _Attacker:
 
     def read(self, progress: Progress) -> None:
         """Let the network read all images, and keep its answers where they are the best so far."""
-        said = (self.scores(each_N) for each_N in (self.val_N, self.test_N))
-        for name, val_NK, test_NK in zip(self.unit.attributes, *said, strict=True):
-            if not (np.isfinite(val_NK).all() and np.isfinite(test_NK).all()):
-                continue
+        test: list[Floats] | None = None  # most epochs are not the best so far, and need none
+        for place, (name, val_NK) in enumerate(zip(self.unit.attributes, self.scores(self.val_N), strict=True)):
             # Of equally good epochs the later one counts: where AUROC is already 1, the margin still grows.
-            if (score := selection_score(val_NK, self.val_truth[name])) >= self.best[name]:
-                self.best[name], self.at_val[name], self.at_test[name] = score, val_NK, test_NK
+            score = selection_score(val_NK, self.val_truth[name]) if np.isfinite(val_NK).all() else -math.inf
+            if score < self.best[name]:
+                continue
+            test = test or self.scores(self.test_N)
+            if np.isfinite(test[place]).all():
+                self.best[name], self.at_val[name], self.at_test[name] = score, val_NK, test[place]
         self.network.train()
         left = self.clock.remaining()
         if progress.epoch == 1 and not math.isinf(left):  # now the time of an epoch is known
