@@ -164,6 +164,9 @@ def test_two_stage_sends_what_the_frozen_front_makes_of_augmented_images(tiny_co
     assert any(not torch.allclose(one[0], other, atol=1e-5) for one in views.values() for other in one[1:])
 
 
+# Quick: the step alone in test_suppression_brings_a_fresh_reader_to_chance (test_protected_step.py); that a run takes
+# the weight into its step, in the row adversary.weight of test_settings.py.
+@pytest.mark.slow
 def test_on_drawn_faces_a_reader_of_what_crossed_sees_less_of_the_hidden_attribute(tiny_config, open_log):
     """Hats are hidden, long hair is learned. 1000 test images: balanced accuracies have a standard error of 0.016.
 

@@ -226,7 +226,7 @@ def suppressed(confusion: str, agree: float, *, weight: float, mixture: float = 
         ids = torch.arange(128 * step, 128 * (step + 1))
         suppression = Suppression(
             exits,
-            against if weight or not mixture else None,
+            against if weight else None,
             sensitive,
             steps=2,
             weight=now,

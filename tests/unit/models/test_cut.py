@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smartedge.errors import CutError
 from smartedge.models.compat import load_timm
-from smartedge.models.cutting.cut import cut, list_cuts, merge_state_dicts
+from smartedge.models.cutting.cut import cut, cut_in_order, list_cuts, merge_state_dicts
 from smartedge.models.zoo.networks import build
 
 NETWORKS = [
@@ -37,8 +37,7 @@ NETWORKS = [
 # Recording one of these takes seconds, and listing cuts and each cut record it again: the quick test cuts them once.
 LARGE = {"mobilevit_xxs": "stages.2", "vit_tiny_patch16_224": "blocks.5"}
 SLOW_NETWORKS = [
-    ("mobilevit_xxs", 64),
-    ("vit_tiny_patch16_224", 64),
+    *NETWORKS,
     ("densenet121", 32),
     ("convnext_tiny", 32),
     ("regnet_y_400mf", 32),
@@ -75,7 +74,7 @@ SLOW_NETWORKS = [
 
 @pytest.mark.parametrize(("name", "size"), NETWORKS, ids=lambda value: str(value))
 def test_a_divided_network_is_the_network(name, size):
-    check_network(name, size, LARGE.get(name))
+    check_network(name, size, LARGE.get(name), in_order=True)
 
 
 @pytest.mark.slow
@@ -84,31 +83,44 @@ def test_a_further_divided_network_is_the_network(name, size):
     check_network(name, size)
 
 
-def check_network(name: str, size: int, at: str | None = None) -> None:
-    """Divide a network at one cut, or at the first, the middle and the last one."""
+def check_network(name: str, size: int, at: str | None = None, *, in_order: bool = False) -> None:
+    """Divide a network at one cut, or at the first, the middle and the last one.
+
+    Args:
+        name: of the network.
+        size: of its images, in pixels.
+        at: the cut.
+        in_order: at all three together, so that it is recorded once; else at one after the other.
+    """
     model = build(name, outputs=10, image_size=size, seed=0)
     fresh = build(name, outputs=10, image_size=size, seed=1)
     shape = (3, size, size)
     cuts = [at] if at is not None else [each.name for each in list_cuts(model, shape)]
-    for chosen in dict.fromkeys((cuts[0], cuts[len(cuts) // 2], cuts[-1])):
-        check_cut(model, shape, chosen, fresh)
+    chosen = list(dict.fromkeys((cuts[0], cuts[len(cuts) // 2], cuts[-1])))
+    for places in [chosen] if in_order else [[each] for each in chosen]:
+        check_cut(model, shape, places, fresh)
 
 
-def check_cut(model: nn.Module, shape: tuple[int, ...], at: str, fresh: nn.Module) -> None:
-    """``model`` whole and divided give the same numbers, and the halves' state makes ``fresh`` equal to it."""
+def check_cut(model: nn.Module, shape: tuple[int, ...], at: str | list[str], fresh: nn.Module) -> None:
+    """``model`` whole and divided give the same numbers, and the parts' state makes ``fresh`` equal to it."""
     whole = copy.deepcopy(model)
-    front, back = cut(model, at, shape)
+    divided = nn.ModuleList(cut(model, at, shape) if isinstance(at, str) else cut_in_order(model, at, shape))
     images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
 
-    for part in (whole.eval(), front.eval(), back.eval()):
-        part.zero_grad()
-    with torch.no_grad():
-        assert torch.equal(back(front(images)), whole(images))
+    def all_parts(x: Tensor) -> Tensor:
+        for part in divided:
+            x = part(x)
+        return x
 
-    whole.train(), front.train(), back.train()
-    expected, got = loss_of(whole, images), loss_of(lambda x: back(front(x)), images)
+    for network in (whole.eval(), divided.eval()):
+        network.zero_grad()
+    with torch.no_grad():
+        assert torch.equal(all_parts(images), whole(images))
+
+    whole.train(), divided.train()
+    expected, got = loss_of(whole, images), loss_of(all_parts, images)
     assert got == expected
-    parts = {**dict(front.named_parameters()), **dict(back.named_parameters())}
+    parts = {name: value for part in divided for name, value in part.named_parameters()}
     assert parts.keys() == dict(whole.named_parameters()).keys()
     for parameter_name, parameter in whole.named_parameters():
         gradient = parts[parameter_name].grad
@@ -117,7 +129,9 @@ def check_cut(model: nn.Module, shape: tuple[int, ...], at: str, fresh: nn.Modul
         else:
             torch.testing.assert_close(gradient, parameter.grad, atol=1e-6, rtol=1e-5)
 
-    merged = merge_state_dicts(front, back)
+    merged = {name: value for part in divided for name, value in part.state_dict().items()}
+    if len(divided) == 2:
+        merged = merge_state_dicts(*divided)
     fresh.load_state_dict(merged, strict=True)
     for key, value in whole.state_dict().items():  # batch statistics have moved alike
         assert torch.equal(merged[key], value), key
@@ -244,8 +258,8 @@ def test_the_outermost_module_names_a_point_and_the_inner_names_work_too():
     assert cuts["layer1"].shape == (64, 16, 16)
     model = build("resnet18", outputs=10, image_size=64, seed=0).eval()
     images = torch.rand(2, 3, 64, 64)
-    for alias in ("layer1", "layer1.1", "layer1.1.relu_1"):
-        assert torch.equal(cut(model, alias, (3, 64, 64))[0](images), cut(model, "layer1", (3, 64, 64))[0](images))
+    expected, *others = (cut(model, at, (3, 64, 64))[0](images) for at in ("layer1", "layer1.1", "layer1.1.relu_1"))
+    assert all(torch.equal(other, expected) for other in others)
 
 
 # ---- figures

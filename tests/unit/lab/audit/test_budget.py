@@ -90,7 +90,7 @@ def features() -> Any:
     )
 
 
-@pytest.mark.parametrize("budget", [30.0, 200.0])
+@pytest.mark.parametrize("budget", [30.0, 100.0])
 def test_an_audit_ends_with_its_budget(budget: float, time: Time, tmp_path: Path) -> None:
     time.passes(_Attacker, "step", 0.1)  # hundreds of steps fill the time, not thousands
     attacks = ("linear", "trees", "mlp", "membership", "identity", "persons", "epsilon", "certificate")

@@ -20,6 +20,12 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smartedge.lab.audit.persons._EVERY", 20)
 
 
+@pytest.fixture
+def _of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only persons with 4 to 9 images are read."""
+    monkeypatch.setattr("smartedge.lab.audit.persons.BANDS", BANDS[2:3])
+
+
 def crowd(seed: int, *, told: float, label: float, persons: int = 160) -> Crowd:
     """Persons with 1 to 9 images; each image tells the attribute in its first number and, by chance, in its label."""
     rng = np.random.default_rng(seed)
@@ -47,6 +53,7 @@ def test_several_images_tell_more_than_one() -> None:
     assert "10-" not in found  # nobody has so many
 
 
+@pytest.mark.usefixtures("_of_some")
 def test_what_labels_tell_is_the_floor() -> None:
     found = read_persons([fold(told=0.0, label=0.25)], "hidden", 2, labelled=True, law=LAW, **ALWAYS)["4-9"]
     best = found.attacks[found.best].balanced_accuracy
@@ -57,6 +64,7 @@ def test_what_labels_tell_is_the_floor() -> None:
     assert blind.label_floor.balanced_accuracy > 0.8
 
 
+@pytest.mark.usefixtures("_of_some")
 def test_without_a_law_only_networks_attack_and_folds_are_judged_together() -> None:
     one = fold(told=0.5, label=0.0)
     found = read_persons(

@@ -87,9 +87,9 @@ def test_the_certificate_of_sets_lies_above_the_best_attacker_on_the_true_law() 
     held = HeldOut(bounded, classes, ("no", "yes"), persons)
     bounds = {}
     for images, truth in ((1, 0.6915), (4, 0.8413)):  # Φ(0.5), Φ(1)
-        found = certify_attribute(set_law(mechanism, images), held_sets(held, images, seed=0), draws=20_000)
+        found = certify_attribute(set_law(mechanism, images), held_sets(held, images, seed=0), draws=8_000)
         assert found.units == (200, 200)
-        assert found.plug_in == pytest.approx(truth, abs=0.02)  # 20 000 draws: ± 0.003; the grid moves it by as much
+        assert found.plug_in == pytest.approx(truth, abs=0.02)  # 8 000 draws: ± 0.005; the grid moves it by 0.003
         assert truth < found.bound < truth + 0.1
         bounds[images] = found.bound
     assert bounds[4] > bounds[1]
