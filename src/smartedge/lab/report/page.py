@@ -19,20 +19,22 @@ from smartedge.lab.report.text import count, number, percent, points, ratio, sec
 
 __all__ = ["data_uri", "write_page"]
 
+# One for all pages, since it keeps templates that were compiled.
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FunctionLoader(lambda name: (resources.files(__package__) / name).read_text(encoding="utf-8")),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters.update(percent=percent, points=points, size=size, seconds=seconds, count=count)
+_ENVIRONMENT.filters.update(number=number, ratio=ratio, short_number=short_number)
+
 
 def write_page(path: Path, template: str, page: Mapping[str, Any]) -> Path:
     """Fill in a template of this package and write it to ``path``. Texts are escaped, so none can become HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (resources.files(__package__) / name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=percent, points=points, size=size, seconds=seconds, count=count)
-    environment.filters.update(number=number, ratio=ratio, short_number=short_number)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, environment.get_template(template).render(page))
+    write_atomically(path, _ENVIRONMENT.get_template(template).render(page))
     return path
 
 
