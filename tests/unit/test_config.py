@@ -48,6 +48,11 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"data": {"limit": {"train:256": None}}}, ["data.limit.train: write a space after the colon: {train: 256}"]),
         ({"codec": {"name": "unit8"}}, ["codec.name: there is no codec 'unit8'; did you mean 'uint8'?"]),
         ({"lr": 3}, ["lr", "train.lr"]),
+        ({"adversary": {"lambda": 3}}, ["adversary.lambda: unknown key; did you mean 'adversary.weight'?"]),
+        ({"fleet": {"expect": "door"}}, ["fleet.expect: must be a whole number, or must be a list, got 'door'"]),
+        ({"fleet": {"cuts": "layer1"}}, ["fleet.cuts: must be a list, got 'layer1'; write [layer1]"]),
+        ({"fleet": {"deadline": "2h"}}, ["got '2h'; write the number alone, without a unit: hours after the cloud's"]),
+        ({"spool": {"max_bytes": "1GB"}}, ["got '1GB'; write the number alone, without a unit: bytes that it may"]),
         ({"model": {"exit": {"widht": 3}}}, ["model.exit.widht", "model.exit.width"]),
         ({"method": "cloud"}, ["method: 'cloud' names a side; the method is now called 'upload'"]),
         ({"method": "edge"}, ["method: 'edge' names a side; the method is now called 'local'"]),
@@ -150,7 +155,10 @@ def test_a_settings_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     file.write_bytes("data: {path: Ü}".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"run.yaml: is not a text file in UTF-8; save it as UTF-8"):
         load_config(file)
-    with pytest.raises(ConfigError, match=r": a folder is where a file should be: name a file in it"):
+    with pytest.raises(ConfigError, match=r"is a folder; 'smartedge init run.yaml --data \S+' writes settings for"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match=r"is a folder; the settings of this run are \S+config.yaml"):
         load_config(tmp_path)
 
 

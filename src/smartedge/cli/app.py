@@ -271,6 +271,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args: argparse.Namespace
     args, left = parser.parse_known_args(argv)
     if left:
+        if lone := next((each for each in getattr(args, "overrides", []) if "=" not in each), None):
+            raise ConfigError(f"--set {lone} {left[0]}: write it as one word, --set {lone}={left[0]}")
         word = next((word for word in left if word.startswith("-")), left[0])
         raise ConfigError(_left_over(word, verb, parser if verb is None else subparsers.choices[verb]))
     return args
@@ -282,6 +284,11 @@ def _left_over(word: str, verb: str | None, parser: argparse.ArgumentParser) -> 
     if not word.startswith("-"):
         return f"'{name}' does not know what to do with '{word}'; '{name} --help' shows what it takes"
     option = word.partition("=")[0]
+    if "--set" in parser._option_string_actions:
+        from smartedge.config.reading import setting_called  # for this message alone
+
+        if key := setting_called(option.lstrip("-").replace("-", "_")):
+            return f"'{name}' has no option {option}; {key} is a setting: write --set {key}=VALUE"
     import difflib  # for this message alone
 
     near = difflib.get_close_matches(option, parser._option_string_actions, n=1)

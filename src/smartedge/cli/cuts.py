@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.arguments import positive
 from smartedge.errors import CutError
-from smartedge.images.size import ImageSize
+from smartedge.images.size import MOST_CHANNELS, ImageSize
 from smartedge.logs import say
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ def _kib(number: int) -> str:
 
 def _image_size(text: str) -> ImageSize:
     match = re.fullmatch(r"([1-9]\d?)x([1-9]\d{0,5})x([1-9]\d{0,5})", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is not the shape of an image; write it as CxHxW, for example 3x64x64")
+    if match is None or int(match[1]) > MOST_CHANNELS:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not the shape of an image; write it as CxHxW, channels first, for example 3x64x64"
+        )
     return ImageSize(int(match[2]), int(match[3]), int(match[1]))

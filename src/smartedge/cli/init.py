@@ -65,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: when the file exists and ``--force`` is not given, cannot be written, or a value is impossible.
         DataError: a column is not in the data set.
     """
+    if args.path.is_dir():
+        raise ConfigError(
+            f"{args.path}: is a folder; give the file to write, and the images as --data: "
+            f"'smartedge init run.yaml --data {args.path}'"
+        )
     if args.path.exists() and not args.force:
         raise ConfigError(f"{args.path}: exists already; give another path, or --force to overwrite it")
     asking = not args.yes and sys.stdin.isatty() and sys.stdout.isatty()

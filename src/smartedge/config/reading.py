@@ -23,8 +23,10 @@ __all__ = [
     "load_config",
     "load_run_config",
     "parse_overrides",
+    "setting_called",
 ]
 
+_MEMBERS = {"bool", "int", "str", "constrained-int", "constrained-str"}  # pydantic's names of members of a union
 _DIGESTS = ("front", "start", "weights")  # of files, in an agreement
 
 # What other programs call our settings.
@@ -47,6 +49,10 @@ _ELSEWHERE = {
     "output_dir": "run_dir",
     "out": "run_dir",
     "amp": "train.precision",
+    "lambda": "adversary.weight",
+    "noise": "dp.sigma",
+    "noise_multiplier": "dp.sigma",
+    "eps": "dp.epsilon",
 }
 
 # What pydantic says in the words of Python.
@@ -125,6 +131,11 @@ def load_config(
                 raw = read_yaml(read_small(file).decode())
         except FileNotFoundError as error:
             raise ConfigError(f"{source}: no such file; 'smartedge init {source}' writes one to start from") from error
+        except IsADirectoryError as error:
+            kept = Path(source) / "config.yaml"
+            settings = f"'smartedge init run.yaml --data {source}' writes settings for images"
+            found = f"the settings of this run are {kept}" if kept.exists() else settings
+            raise ConfigError(f"{source}: is a folder; {found}") from error
         except OSError as error:
             raise ConfigError(f"{source}: {disk_error(error)}") from error
         except UnicodeDecodeError as error:
@@ -214,12 +225,20 @@ def load_run_config(run_dir: Path) -> Config:
     """
     file = run_dir / "config.yaml"
     if not file.exists():
-        raise RunError(f"{run_dir}: holds no run; train one with 'smartedge train'")
+        raise RunError(f"{run_dir}: holds no run; {_where_runs_are(run_dir)}")
     config = load_config(file)
     if "audit_share" in config.data.model_fields_set:
         return config
     # A run writes all its settings. This run is older than the key, so no image was set apart.
     return config.model_copy(update={"data": config.data.model_copy(update={"audit_share": 0.0})})
+
+
+def _where_runs_are(place: Path) -> str:
+    """What to give in place of something that is no run."""
+    if place.is_file():
+        return "it is a file: give the folder that a training wrote, such as runs/latest"
+    found = sorted(file.parent.name for file in place.glob("*/config.yaml"))
+    return f"give one of those in it: {', '.join(found[:8])}" if found else "train one with 'smartedge train'"
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Nested:
@@ -259,7 +278,7 @@ def _all_keys(section: type[Section] = Config, prefix: str = "") -> list[str]:
 
 def _loc(problem: Any) -> tuple[Any, ...]:
     """The keys that lead to what is wrong, without what pydantic calls the members of a union."""
-    return tuple(p for p in problem["loc"] if not (isinstance(p, str) and ("[" in p or p in ("bool", "int", "str"))))
+    return tuple(p for p in problem["loc"] if not (isinstance(p, str) and ("[" in p or p in _MEMBERS)))
 
 
 def _lines_of(problems: Sequence[Any]) -> list[str]:
@@ -290,6 +309,12 @@ def _without_input(message: str) -> str:
     return re.sub("^Input should (be|have)", r"must \1", message)
 
 
+def setting_called(name: str) -> str | None:
+    """The setting of that name, whole or without its section, or that other programs call so."""
+    keys = _all_keys()
+    return _ELSEWHERE.get(name) or next((key for key in keys if name in (key, key.rpartition(".")[2])), None)
+
+
 def _instead_of(loc: tuple[Any, ...]) -> str:
     """What to write instead of an unknown key."""
     import difflib  # for this message alone
@@ -318,6 +343,13 @@ def _hint(problem: Any, got: object) -> str:
         return "; write {train: 100}"
     if problem["type"] == "model_type" and (section := _section_at(_loc(problem))):
         return f"; write one of its keys, such as {'.'.join(_loc(problem))}.{next(iter(section.model_fields))}"
+    if problem["type"].endswith("_parsing") and isinstance(got, str) and got[:1].isdigit() and len(_loc(problem)) > 1:
+        *parents, last = _loc(problem)
+        section = _section_at(parents)
+        meaning = (section.model_fields[last].description or "").partition(";")[0] if section else ""
+        return f"; write the number alone, without a unit: {meaning}" if meaning else ""
+    if problem["type"] == "tuple_type" and isinstance(got, str):
+        return f"; write [{got}]"
     if problem["type"] == "string_type" and isinstance(got, (bool, int, float)):
         return "; in quotes it is a text"
     if problem["type"] == "literal_error" and isinstance(got, str):

@@ -96,4 +96,5 @@ def _absent(place: Path) -> str:
         known[child.name] = known[child.stem] = child.name
     near = {known[name]: None for name in difflib.get_close_matches(place.name, known, n=3)}
     hint = f"; did you mean {' or '.join(near)}?" if near else "; known by name are drawn, cifar10 and hf:user/name"
-    return f"there is no data set at {place}{hint}"
+    seen_from = "" if place.is_absolute() else f" in {Path.cwd()}"
+    return f"there is no data set at {place}{seen_from}{hint}"

@@ -121,6 +121,11 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
         (["init", "a", "b"], "'smartedge init' does not know what to do with 'b'; 'smartedge init --help' shows"),
         (["train", "a", "--resumee"], "'smartedge train' has no option --resumee; did you mean '--resume'?"),
         (["train", "a", "--zzz=1"], "'smartedge train' has no option --zzz; 'smartedge train --help' shows"),
+        (["train", "a", "--epochs", "5"], "has no option --epochs; epochs is a setting: write --set epochs=VALUE"),
+        (["train", "a", "--batch-size=5"], "train.batch_size is a setting: write --set train.batch_size=VALUE"),
+        (["train", "a", "--set", "train.lr", "0.1"], "--set train.lr 0.1: write it as one word, --set train.lr=0.1"),
+        (["cuts", "resnet18", "--input", "64x64x3"], "write it as CxHxW, channels first, for example 3x64x64"),
+        (["init", "."], ".: is a folder; give the file to write, and the images as --data"),
         (["init", "--data"], "expected one argument; 'smartedge init --help' shows what it takes"),
     ],
 )
@@ -247,6 +252,13 @@ def test_a_reader_that_goes_away_is_no_error(lines: int) -> None:
 def test_a_folder_that_is_no_run(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main([word.replace("FOLDER", str(tmp_path)) for word in argv]) == 10
     assert f"{tmp_path}: holds no run; train one with 'smartedge train'" in capsys.readouterr().err
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").touch()
+    assert app.main(["report", str(tmp_path)]) == 10
+    assert f"{tmp_path}: holds no run; give one of those in it: first, second" in capsys.readouterr().err
+    assert app.main(["report", str(tmp_path / "first" / "config.yaml")]) == 10
+    assert "config.yaml: holds no run; it is a file: give the folder" in capsys.readouterr().err
 
 
 def test_infer_says_that_what_it_is_given_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -232,7 +232,9 @@ class Analysis:
             reason = "it has no module or operation of that name"
         some = [point.name for point in self.points[:8]]
         hint = f"Did you mean {' or '.join(close)}?" if close else f"Cuts: {', '.join(some)} ..."
-        raise CutError(f"{network} cannot be cut at {at}{mode}: {reason}. {hint} All: list_cuts(model, input_shape)")
+        raise CutError(
+            f"{network} cannot be cut at {at}{mode}: {reason}. {hint} 'smartedge cuts' lists all, in Python list_cuts"
+        )
 
     def _why_not(self, node: fx.Node) -> str:
         index = self.position[node]
