@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from smartedge.cli.help import Help
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
 from smartedge.extras import how_to_install
-from smartedge.files import disk_error, is_disk_error
+from smartedge.files import disk_error, final_name, is_disk_error
 from smartedge.logs import json_line, plain, say
 from smartedge.stopping import Stopped, stop_on_signals
 
@@ -80,7 +80,8 @@ _EXTRAS = {
 _LONG = frozenset({"audit", "cloud", "edge", "infer", "ingest", "serve", "sweep", "train", "watch"})
 
 # Errors of the disk that come again wherever a run has the same place.
-_ANOTHER_PLACE = {errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR}
+_ANOTHER_PLACE = {errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL}
+_ANOTHER_PLACE |= {errno.ENAMETOOLONG, errno.ELOOP}
 
 _TOUR = """\
 smartedge trains one vision network on two machines. The edge holds the images and the first layers; it learns from
@@ -179,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             traceback.print_exc()
         name = error.filename
-        where = "" if name is None else f"{plain(os.fsdecode(name) if isinstance(name, bytes) else str(name))}: "
+        folder, file = os.path.split(os.fsdecode(name) if isinstance(name, bytes) else str(name))
+        where = "" if name is None else f"{plain(os.path.join(folder, final_name(file)))}: "
         next_step = "" if error.errno in _ANOTHER_PLACE else _how_to_go_on(arguments, args)
         what_now = f"{disk_error(error)}{next_step}"
         _say(args, "error", f"error [{LogError.code}]: {where}{what_now}", code=LogError.code)
@@ -217,6 +219,8 @@ def _make_streams_safe() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
         elif isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="replace")
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - as long as the process
 
 
 def _say(args: argparse.Namespace, level: str, text: str, code: str | None = None) -> None:

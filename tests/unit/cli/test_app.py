@@ -156,7 +156,7 @@ def test_a_closed_stream_and_a_character_that_a_terminal_lacks_end_no_verb(tmp_p
     for command, code in (
         (shell.format("--version >&-"), 0),
         (shell.format("report nowhere 2>&-"), 10),
-        (f"PYTHONIOENCODING=ascii {shell.format('init Übung.yaml')}", 0),
+        (f"PYTHONIOENCODING=ascii {shell.format('init Übung.yaml <&-')}", 0),
     ):
         done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == code and "Traceback" not in done.stderr, command
@@ -323,15 +323,28 @@ def test_a_run_whose_disk_is_full_says_how_to_go_on(
     )
 
 
+@pytest.mark.parametrize(
+    ("number", "text", "place", "says"),
+    [
+        (errno.ENAMETOOLONG, "File name too long", "x" * 300, "choose a shorter one (File name too long)\n"),
+        (
+            errno.EACCES,
+            "Permission denied",
+            "runs/a/.report.html.0123abcd.tmp",
+            "error [SE-LOG]: runs/a/report.html: permission is denied: let this user read and write there "
+            "(Permission denied)\n",
+        ),
+    ],
+)
 def test_a_place_that_no_resumption_mends_gets_no_advice_to_resume(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int, text: str, place: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(args: object) -> int:
-        raise OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300)
+        raise OSError(number, text, place)
 
     monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, resume=False))
     assert app.main(["train", "run.yaml"]) == 8
-    assert capsys.readouterr().err.endswith("choose a shorter one (File name too long)\n")
+    assert capsys.readouterr().err.endswith(says)
 
 
 def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

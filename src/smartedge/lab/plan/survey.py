@@ -182,6 +182,7 @@ def _start() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
+        start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the other one
     )
 
 

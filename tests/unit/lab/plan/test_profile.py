@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.profile import load_profile, save_profile
 from smartedge.lab.plan.published import device_names, load_device, scale
-from smartedge.lab.plan.survey import thin
+from smartedge.lab.plan.survey import _start, thin
 
 
 def test_a_profile_survives_being_carried(profile: Profile, config: Config, tmp_path: Path) -> None:
@@ -97,3 +98,10 @@ def test_there_are_edges_and_clouds() -> None:
 def test_an_unknown_machine_lists_those_that_are_known() -> None:
     with pytest.raises(ConfigError, match="raspberry-pi-4"):
         load_device("toaster")
+
+
+@pytest.mark.skipif(not hasattr(os, "getsid"), reason="no sessions there")
+def test_ctrl_c_reaches_no_measuring_process() -> None:
+    with _start() as child:
+        child.kill()  # it would import torch
+        assert os.getsid(child.pid) == child.pid != os.getsid(0)
