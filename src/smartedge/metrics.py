@@ -27,6 +27,7 @@ __all__ = [
     "kind_of",
     "offloading_curve",
     "probabilities",
+    "rounded_up",
     "softmax",
 ]
 
@@ -323,6 +324,11 @@ def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray
             "lower train.lr or train.clip_grad_norm"
         )
     return labels_, scores_NK
+
+
+def rounded_up(bound: float) -> float:
+    """An upper bound with three digits, never below itself: a text must not promise more than was shown."""
+    return math.ceil(1000 * bound - 1e-9) / 1000
 
 
 def attribute_bound(epsilon: float, delta: float) -> float:

@@ -19,6 +19,7 @@ from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError
 from smartedge.lab.audit.clock import Clock
 from smartedge.logs import say
+from smartedge.metrics import rounded_up
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +44,7 @@ features that crossed the link. The run directory must hold both sides' folders,
   linear 51.8, mixture 53.4, trees 54.6, mlp 54.4, ensemble 56.2
   Male: attackers of full depth were not needed, since no attacker exceeds 56.5 %, and a cheap one is ...
   membership of a release: AUROC 0.68
-  epsilon of one release: claimed 91.82, at least 54.37 (confidence 99.9 %)
+  epsilon of one release: claimed 91.82 at δ = 1e-05, at least 54.37 (confidence 99.9 %)
   not in full: undefended: the undefended front is at epoch 1 of 1; another call continues there
   What was sent hides Male from the attackers that were tried: the best attacker reads Male with 67.3 % balanced
   accuracy, no more than the desired label alone gives away (67.8 %). ... Some attacks were left out or cut short: ...
@@ -249,7 +250,7 @@ def _print(result: Audit) -> None:
             _figure(block.floor),
             _figure(block.prediction_floor),
             f"{100 * block.chance:.1f}",
-            f"{100 * block.dp_bound:.1f}" if block.dp_bound is not None else "none",
+            f"{100 * rounded_up(block.dp_bound):.1f}" if block.dp_bound is not None else "none",
         )
     console = Console(width=120, highlight=False)
     console.print(table)
@@ -259,7 +260,8 @@ def _print(result: Audit) -> None:
     _print_people(result, console)
     dp = result.dp
     if dp.epsilon_lower_bound is not None and dp.confidence is not None:
-        claim = f"claimed {dp.epsilon_claimed:.2f}" if dp.epsilon_claimed is not None else "nothing claimed"
+        at = f" at δ = {dp.delta:g}" if dp.delta else ""
+        claim = f"claimed {dp.epsilon_claimed:.2f}{at}" if dp.epsilon_claimed is not None else "nothing claimed"
         at_least = max(dp.epsilon_lower_bound, dp.epsilon_lower_bound_gaussian or 0.0)
         sure = f"(confidence {100 * dp.confidence:.1f} %)"
         console.print(f"epsilon of one release: {claim}, at least {at_least:.2f} {sure}")
@@ -320,7 +322,11 @@ def _print_people(result: Audit, console: Console) -> None:
             figures = band.attacks[band.best]
             low, high = figures.ci95
             fewest = images.split("-")[0]
-            bound = f", no attacker of {fewest} exceeds {100 * band.certificate.bound:.1f}" if band.certificate else ""
+            bound = (
+                f", no attacker of {fewest} exceeds {100 * rounded_up(band.certificate.bound):.1f}"
+                if band.certificate
+                else ""
+            )
             console.print(
                 f"{name} from {images} of one person's images: {100 * figures.balanced_accuracy:.1f} "
                 f"± {50 * (high - low):.1f} %, label floor {100 * band.label_floor.balanced_accuracy:.1f}{bound}",
@@ -331,13 +337,13 @@ def _print_people(result: Audit, console: Console) -> None:
 def _certified(result: Audit, name: str) -> str:
     certificate = result.certificate.one_release if result.certificate else None
     bound = certificate.attributes.get(name) if certificate else None
-    return "none" if bound is None else f"{100 * bound.bound:.1f}"
+    return "none" if bound is None else f"{100 * rounded_up(bound.bound):.1f}"
 
 
 def _training_image(result: Audit, name: str, figures: NamedFigures | None) -> str:
     certificate = result.certificate.training_image if result.certificate else None
     bound = certificate.attributes.get(name) if certificate else None
-    return _figure(figures) + ("" if bound is None else f" (≤ {100 * bound.bound:.1f})")
+    return _figure(figures) + ("" if bound is None else f" (≤ {100 * rounded_up(bound.bound):.1f})")
 
 
 def _best(figures: NamedFigures | None) -> str:

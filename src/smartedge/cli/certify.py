@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.artifacts.summary import refuse_unfinished
 from smartedge.cli.arguments import names, positive
 from smartedge.logs import say
+from smartedge.metrics import rounded_up
 
 if TYPE_CHECKING:
     from smartedge.artifacts.certificate import Certificate
@@ -103,9 +104,9 @@ def _print(certificate: Certificate) -> None:
             escape(name),
             " + ".join(map(str, each.units)),
             f"{100 * each.plug_in:.1f}",
-            f"{100 * each.bound:.1f}",
+            f"{100 * rounded_up(each.bound):.1f}",
             "none" if each.label_floor is None else f"{100 * each.label_floor:.1f}",
-            f"{100 * each.dp_bound:.1f}",
+            f"{100 * rounded_up(each.dp_bound):.1f}",
         )
     console = Console(width=120, highlight=False)
     console.print(table)

@@ -311,7 +311,9 @@ class DpConfig(Section):
     epsilon: float | None = Field(
         None, gt=0, description="budget of one image over all its releases; the noise is calibrated to it"
     )
-    delta: float = Field(1e-5, gt=0, lt=1, description="delta of the budget")
+    delta: float = Field(
+        1e-5, gt=0, le=1e-3, description="delta of the budget; it should be below 1 divided by the number of images"
+    )
     sigma: float | None = Field(
         None, gt=0, description="instead of epsilon: the noise's standard deviation; epsilon is then reported"
     )

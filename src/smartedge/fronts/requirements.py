@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.front import AttackedAttribute, FrontManifest
 from smartedge.errors import ConfigError, FrontError
+from smartedge.metrics import rounded_up
 
 __all__ = ["Requirement"]
 
+_DELTA = 1e-5  # ε at a larger δ promises less
 _CONFIDENCE = 0.95
 _AGAIN = "publish it again after 'smartedge certify RUN"
 _CHEAP = ("linear", "trees", "mlp")  # attackers that must have had all of their training
@@ -84,7 +86,8 @@ class Requirement:
             )
         if (value > self.number) if self.at_most else (value < self.number):
             counted = "∞" if math.isinf(value) else f"{value:.4g}"
-            shown = counted if self.what in ("epsilon", "version") else f"{100 * value:.1f} %"
+            percent = 100 * (rounded_up(value) if self.what == "certificate" else value)
+            shown = counted if self.what in ("epsilon", "version") else f"{percent:.1f} %"
             raise FrontError(
                 f"front '{manifest.name}': --require {self.text}: it is {shown}; nothing is released with it"
             )
@@ -97,6 +100,8 @@ class Requirement:
                 "its run has dp.apply_to=training, so only training images would get noise; publish a front of a run "
                 "without it"
             )
+        if self.what == "epsilon" and isinstance(dp, dict) and float(str(dp.get("delta", _DELTA))) > _DELTA:
+            return f"its ε holds at δ = {dp['delta']} alone; publish a front of a run with dp.delta={_DELTA:g} or less"
         if self.what == "certificate" and manifest.certificate:
             bounds = manifest.certificate.values()
             if any(each.confidence < _CONFIDENCE for each in bounds):

@@ -102,6 +102,14 @@ def test_epsilon_is_that_of_the_whole_map() -> None:
         Requirement.parse("epsilon<=8").check(without_noise, labels_sent=False)
 
 
+def test_epsilon_at_a_large_delta_does_not_count() -> None:
+    """With δ = 0.5 half of all images may be sent as they are, and ε is 0."""
+    of_pure_noise = manifest(settings={"dp": {"delta": 1e-5}})
+    Requirement.parse("epsilon<=8").check(of_pure_noise, labels_sent=False)
+    with pytest.raises(FrontError, match=r"its ε holds at δ = 0\.001 alone"):
+        Requirement.parse("epsilon<=8").check(manifest(settings={"dp": {"delta": 1e-3}}), labels_sent=False)
+
+
 @pytest.mark.parametrize("text", ["certificate<70%", "certificate<=7", "epsilon<=8%", "version.Male>=1", "trust", ""])
 def test_what_is_no_requirement(text: str) -> None:
     with pytest.raises(ConfigError, match="--require"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.audit import NoiseTest
 from smartedge.artifacts.results import Privacy, Results
-from smartedge.lab.report.text import known, percent, short_number
+from smartedge.lab.report.text import at_most, known, short_number
 from smartedge.methods.base import get_method
 from smartedge.metrics import attribute_bound
 
@@ -128,7 +128,7 @@ def _some(block: Privacy, labels: str) -> Guarantee:
         "every question and every attacker, whatever its network, computer and time."
     )
     if tight < bound - 0.005:
-        sentences.append(f"For this mechanism with its settings the limit is lower: {percent(tight)}.")
+        sentences.append(f"For this mechanism with its settings the limit is lower: {at_most(tight)}.")
     if min(bound, tight) > _LITTLE:
         sentences.append(
             "So high a limit rules out little. The section below shows what attackers did read. Those figures hold for "
@@ -137,7 +137,7 @@ def _some(block: Privacy, labels: str) -> Guarantee:
     if releases > 1:
         sentences.append(
             f"An image was sent up to {releases} times, and each time reveals more. All times together have "
-            f"{pair(total, delta_total)}. An attacker that sees all of them is limited to {percent(together)}."
+            f"{pair(total, delta_total)}. An attacker that sees all of them is limited to {at_most(together)}."
         )
     sentences.append(
         "Nothing that is done with the features later weakens this: compressing, storing or training on them."
@@ -225,7 +225,7 @@ def pair(epsilon: float | None, delta: float | None) -> str:
 
 def _at_most(bound: float) -> str:
     return (
-        f"at most {percent(bound)}"
+        f"at most {at_most(bound)}"
         if round(bound, 3) < 1
         else "up to 100\N{NO-BREAK SPACE}%, so there is no useful limit"
     )

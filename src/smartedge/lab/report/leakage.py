@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.attacks import AttackFigures, Membership
 from smartedge.artifacts.audit import Audit, NoiseTest
-from smartedge.lab.report.text import known, percent, short_number
+from smartedge.lab.report.text import at_most, known, percent, short_number
 from smartedge.lab.report.verdict import Verdict
 
 __all__ = [
@@ -295,7 +295,7 @@ def _certified(leak: Leak) -> list[str]:
     if leak.certified is None:
         return []
     text = (
-        f"No attacker that has one release exceeds {percent(leak.certified)} on {leak.name}, whatever it computes "
+        f"No attacker that has one release exceeds {at_most(leak.certified)} on {leak.name}, whatever it computes "
         "(95\N{NO-BREAK SPACE}% confidence). This is about images that the front did not learn from, and each person "
         "counts once where persons are known."
     )

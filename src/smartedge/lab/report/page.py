@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smartedge.files import write_atomically
-from smartedge.lab.report.text import count, number, percent, points, ratio, seconds, short_number, size
+from smartedge.lab.report.text import at_most, count, number, percent, points, ratio, seconds, short_number, size
 
 __all__ = ["data_uri", "write_page"]
 
@@ -27,7 +27,7 @@ _ENVIRONMENT = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters.update(percent=percent, points=points, size=size, seconds=seconds, count=count)
+_ENVIRONMENT.filters.update(percent=percent, at_most=at_most, points=points, size=size, seconds=seconds, count=count)
 _ENVIRONMENT.filters.update(number=number, ratio=ratio, short_number=short_number)
 
 

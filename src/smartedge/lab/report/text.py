@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
+from smartedge.metrics import rounded_up
+
 __all__ = [
-    "count", "fewer_epochs", "known", "number", "percent", "points", "ratio", "relation", "seconds", "short_number",
-    "size", "times",
+    "at_most", "count", "fewer_epochs", "known", "number", "percent", "points", "ratio", "relation", "seconds",
+    "short_number", "size", "times",
 ]  # fmt: skip
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -20,6 +22,11 @@ def known(value: float | None) -> TypeGuard[float]:
 def percent(value: float | None, digits: int = 1) -> str:
     """``0.9312`` → ``93.1 %``."""
     return f"{100 * value:.{digits}f}\N{NO-BREAK SPACE}%" if known(value) else "–"
+
+
+def at_most(value: float | None) -> str:
+    """An upper bound, rounded up: ``0.9312`` → ``93.2 %``."""
+    return percent(rounded_up(value) if known(value) else None)
 
 
 def points(value: float | None) -> str:

@@ -78,7 +78,7 @@ def test_a_guarantee_is_told_with_its_limits(privacy_block):
     everything = plain(" ".join([said.headline, *said.sentences]))
     assert said.exists
     assert "ε = 4, δ = 10⁻⁵ each time" in everything
-    assert "at most 98.2 %" in everything and "the limit is lower: 67.7 %" in everything
+    assert "at most 98.3 %" in everything and "the limit is lower: 67.7 %" in everything
     uncovered = " ".join(said.not_covered)
     for left_open in ("label, which is sent in clear", "front's weights", "An id is", "floating-point", "one person"):
         assert left_open in uncovered

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from smartedge.lab.report.text import (
+    at_most,
     count,
     number,
     percent,
@@ -22,6 +23,11 @@ from smartedge.lab.report.text import (
 
 def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def test_a_bound_is_never_told_smaller_than_it_is() -> None:
+    for bound, told in ((0.546, "54.6 %"), (0.54601, "54.7 %"), (0.9996, "100.0 %"), (1.0, "100.0 %"), (None, "–")):
+        assert plain(at_most(bound)) == told
 
 
 @pytest.mark.parametrize(
