@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from smartedge.edge.protection import open_gate
 from smartedge.errors import ConfigError, LinkError
 from smartedge.inference import Answerer, answering
 from smartedge.privacy.mechanisms import Gaussian
+from smartedge.privacy.release import Gate
 from smartedge.types import EncodedBatch, Frame, Task
 from smartedge.wire.memory import MemoryLink
 
@@ -159,6 +161,39 @@ def test_images_without_a_data_set_are_told_apart_by_their_pixels():
     ids = answering._ids_of(images)
     assert len(set(ids.tolist())) == 1000 and ids.min() >= 0
     np.testing.assert_array_equal(answering._ids_of(images[::-1]), ids[::-1])
+
+
+@pytest.mark.parametrize("together", [4, 1])
+def test_another_image_with_the_same_release_changes_nothing_that_crosses(tmp_path, monkeypatch, together):
+    """Which images are sent, how many, in which frames, and the exit's answers follow from the releases alone."""
+    release, released, crossed = Gate.release, [], []
+    others = IMAGES.copy()
+    others[1], others[2] = 0, others[3]
+
+    class Kept(MemoryLink):
+        def open(self, header):
+            sent.append(replace(header, run="run"))
+            return super().open(header)
+
+        def exchange(self, message):
+            sent.append((bytes(message.head), bytes(message.payload)))
+            return super().exchange(message)
+
+    def replayed(self, *batch, **how):
+        released.append(release(self, *batch, **how))
+        return released[len(released) - 1 - len(crossed) * 4 // together]
+
+    monkeypatch.setattr(Gate, "release", replayed)
+    for name, images in (("one", IMAGES), ("other", others)):
+        sent: list[object] = []
+        (tmp_path / name).mkdir()
+        (key := tmp_path / name / "noise.key").write_bytes(bytes(range(32)))
+        key.chmod(0o600)
+        with Answerer(MeanFront(), threshold=0.6, server=Kept(Server()), gate=gate_in(tmp_path / name)) as answerer:
+            answers = [answerer.answer(images[start : start + together]) for start in range(0, 4, together)]
+        crossed.append((sent, [(each.by, each.confidence) for batch in answers for each in batch]))
+    assert crossed[0] == crossed[1]
+    assert {by for by, _ in crossed[0][1]} == {"exit", "back"}, "the exit keeps some of them"
 
 
 def test_without_any_back_the_exit_answers():
