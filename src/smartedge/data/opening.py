@@ -91,8 +91,11 @@ def open_dataset(  # noqa: PLR0913 - public: one argument for each setting of a 
     if cache_bytes == 0:
         decoding = partial(open_streamed, image_size=image_size, fit=fit, cache_dir=cache_dir)
     splits = chosen.decode(decoding)
-    notes = [*chosen.notes, *darkness(data.name, splits["train"]), *repeated(data.name, splits)]
+    others = {"val": splits["val"], "test": splits["test"]}
+    notes = [*chosen.notes, *darkness(data.name, splits["train"]), *repeated(data.name, splits["train"], others)]
     splits["train"], audit = set_apart(data.name, splits["train"], audit_share, np.random.default_rng((seed, 1)), notes)
+    if audit is not None:
+        notes += repeated(data.name, splits["train"], {"audit": audit})
     return DataSet(
         data.name,
         labels.task,

@@ -121,6 +121,7 @@ class Evidence(ABC):
     test_desired: Tensor
     exit_scores: Mapping[SplitName, Tensor]  # the task exit's answers (N, K), probabilities; empty without an exit
     persons: Persons | None = None  # None where they are not known
+    copies_in_training: int = 0  # images that were held out, and are training images under another name
     releases: int = 1  # of each image; the attacker has one map that stands for them all: see Evidence.release
     back_file: Path | None = None  # the final weights of the back; None where they are not known
     labelled: bool = False  # whether the attacker also sees the true desired label of each image

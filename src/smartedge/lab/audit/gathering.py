@@ -21,6 +21,7 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import DataSet, Split
 from smartedge.data.columns import persons_of, read_columns
 from smartedge.data.raw import PERSON_COLUMN, RawData
+from smartedge.data.reading.repeated import copies
 from smartedge.edge.state import fingerprint
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.lab.audit.clock import Clock, OutOfTime
@@ -172,6 +173,12 @@ def _persons(raw: RawData, dataset: DataSet) -> Persons | None:
     return Persons(PERSON_COLUMN, train, val, test, len(both))
 
 
+def _copies(dataset: DataSet) -> int:
+    """How many protected images, and own ones where they were set apart, are training images under another name."""
+    held_out = [dataset.splits["test"], *([] if dataset.audit is None else [dataset.audit])]
+    return sum(copies(dataset.splits["train"], images)[0] for images in held_out)
+
+
 def trained_parts(config: Config, task: Task, folder: Path) -> EdgeNetworks:
     """Front, task exit and feature shape, with the weights that one side's folder holds."""
     method = get_method(config.method)
@@ -233,6 +240,7 @@ def assemble(
         test_desired=_without_blanks(split_of["test"].labels),
         exit_scores={},
         persons=opened.persons,
+        copies_in_training=_copies(dataset),
     )
     scores: dict[SplitName, Tensor] = {}
     cache = FeatureCache(Store(folder), clock, monitor, ends=crossed is None)

@@ -51,6 +51,11 @@ def certify_evidence(
             f"{persons.also_in_training} persons of the protected images are also among the images that the front "
             "learned from; divide the data set by persons"
         )
+    if evidence.copies_in_training:
+        raise DataError(
+            f"{evidence.copies_in_training} of the held-out images are training images too, pixel by pixel; remove "
+            "them from one of the two"
+        )
     held = {name: held_out(evidence, name) for name in names}
     statement = Statement(
         _CONFIDENCE,

@@ -15,6 +15,7 @@ from smartedge.config import Config, load_run_config
 from smartedge.data import Split
 from smartedge.data.columns import persons_of
 from smartedge.data.raw import PERSON_COLUMN
+from smartedge.data.reading.repeated import copies
 from smartedge.errors import ConfigError, DataError, PrivacyError
 from smartedge.files import folder_to_write
 from smartedge.lab.audit.certificate.certify import HeldOut
@@ -95,13 +96,23 @@ def _held_out(run_dir: Path, config: Config, opened: AuditedData, splits: tuple[
 
     Raises:
         ConfigError: the split 'audit' is asked for, and the run set none apart.
+        DataError: many of the images are training images under another name.
     """
     audit = opened.dataset.audit
     if splits is None:
         splits = ("test",) if audit is None or config.begins_with_a_file else ("test", "audit")
     if "audit" in splits and audit is None:
         raise ConfigError(f"{run_dir}: --splits: the run set no images apart for the audit (data.audit_share)")
-    return {split: opened.own if split == "audit" else opened.dataset.splits[HELD_OUT[split]] for split in splits}
+    held_out = {split: opened.own if split == "audit" else opened.dataset.splits[HELD_OUT[split]] for split in splits}
+    for split, images in held_out.items():
+        again, looked_at = copies(opened.dataset.splits["train"], images)
+        if again:
+            raise DataError(
+                f"{run_dir}: {again} of the {looked_at} {split} images that were looked at are training images too, "
+                "pixel by pixel, so the front has learned from them; remove them from one of the two, or take images "
+                "of other splits (--splits)"
+            )
+    return held_out
 
 
 def _persons(

@@ -58,6 +58,8 @@ def test_persons_that_the_front_learned_from_are_refused(evidence: RunEvidence) 
     assert sum(certified(replace(evidence, persons=persons)).attributes["hidden"].units) == 50
     with pytest.raises(DataError, match="3 persons of the protected images are also"):
         certified(replace(evidence, persons=replace(persons, also_in_training=3)))
+    with pytest.raises(DataError, match="7 of the held-out images are training images too"):
+        certified(replace(evidence, copies_in_training=7))
 
 
 def test_a_short_clock_means_fewer_draws_and_a_bound_that_is_hardly_higher(evidence: RunEvidence) -> None:

@@ -39,7 +39,7 @@ def write_split(folder: Path, split: str, persons: list[str], male: list[bool]) 
     images = []
     for place in range(len(persons)):
         file = io.BytesIO()
-        Image.new("RGB", (8, 8), (place, 0, 0)).save(file, "png")
+        Image.new("RGB", (8, 8), (place, 0, 9 if split == "test" else 0)).save(file, "png")
         images.append({"bytes": file.getvalue(), "path": f"{place}.png"})
     smile = [place % 2 == 0 for place in range(len(persons))]
     columns = {"image": images, "smile": smile, "male": male, "identity": persons}
@@ -104,6 +104,22 @@ def test_a_test_person_that_is_among_those_set_apart_counts_once(settings: Setti
     run = untrained_run(tmp_path / "run", config)
     alone, both = certified(run, "audit"), certified(run)
     assert np.subtract(both.attributes["male"].units, alone.attributes["male"].units).tolist() == [1, 1]
+
+
+def test_held_out_images_that_are_training_images_under_another_name_are_refused(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Each image lies there twice, as another person: the front knows the images that were set apart."""
+    male = [place % 4 < 2 for place in range(COUNT)]
+    write_split(tmp_path / "d", "train", [f"{place}" for place in range(COUNT)], male)
+    rows = pq.read_table(tmp_path / "d" / "train.parquet")
+    again = rows.set_column(3, "identity", pa.array([f"{COUNT + place}" for place in range(COUNT)]))
+    pq.write_table(pa.concat_tables([rows, again]), tmp_path / "d" / "train.parquet")
+    run = untrained_run(tmp_path / "run", config := settings())
+    assert [note for note in dataset_of(config).notes if "audit images that were looked at are training images" in note]
+    assert certified(run, "test").splits == ("test",)
+    with pytest.raises(DataError, match="audit images that were looked at are training images too"):
+        certified(run)
 
 
 def test_weights_of_a_file_may_have_learned_from_what_this_run_set_apart(settings: Settings, tmp_path: Path) -> None:
