@@ -144,12 +144,16 @@ class SimplexRegister:
         self._register = Register(folder)
         self._keys = _Watched(folder / SIMPLEX_KEYS, _read_keys)
         self._told = ""  # the fault that was told last
+        self._refused: set[str] = set()  # edges whose datagrams were said to be dropped
 
     def keys(self) -> dict[str, bytes]:
         """Name of an edge → its key, now. Empty where a file cannot be read for longer than a minute."""
         try:
             keys = self._keys.now()
             admitted = self._register.admitted(keys)
+            for edge in sorted(keys.keys() - admitted - self._refused):  # nobody else can tell that edge's owner
+                _log.warning("datagrams of edge %s are dropped: %s", edge, self._register.refusal(edge))
+            self._refused = keys.keys() - admitted
             return {edge: key for edge, key in keys.items() if edge in admitted}
         except LinkError as error:
             if str(error) != self._told:

@@ -126,6 +126,22 @@ def test_while_a_register_cannot_be_read_the_last_one_counts_for_a_minute_and_th
     assert register.refusal("door") is None and register.edge_of("tok.secret") is None
 
 
+def test_whose_datagrams_are_dropped_is_said_once(
+    put: Callable[[dict[str, EdgeEntry]], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An edge without a way back cannot hear that its certificate has expired: all that it sent was lost in silence."""
+    SimplexKeys(keys=dict.fromkeys(("door", "late"), "ab" * 32)).write(tmp_path / "simplex.json")
+    register = SimplexRegister(tmp_path)
+    for _ in range(2):
+        assert list(register.keys()) == ["door"]
+    said = (
+        "datagrams of edge late are dropped: the certificate of edge 'late' has expired; the fleet's owner makes a new"
+    )
+    assert caplog.text.count(said) == 1 == caplog.text.count("dropped")
+    put({**EDGES, "late": EDGES["door"], "door": EDGES["late"]})
+    assert list(register.keys()) == ["late"] and caplog.text.count("edge door are dropped") == 1
+
+
 @pytest.mark.parametrize("name", ["edges.json", "simplex.json"])
 def test_while_keys_of_the_one_way_link_cannot_be_read_the_last_ones_count_and_the_cloud_says_so(
     put: Callable[[dict[str, EdgeEntry]], None],
