@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from headers import stream_header
 
+from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, StoreHandler, edges_of, has_begun, log_folder
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.framelog.log import FrameLog
@@ -151,7 +153,12 @@ def test_where_logs_lie(tmp_path):
     assert not has_begun(tmp_path) and edges_of(tmp_path) == []
     for edge in ("camera-7", "a_b"):
         written(log_folder(tmp_path, edge), 1)
-    assert has_begun(tmp_path) and edges_of(tmp_path) == ["a_b", "camera-7"]
+    (tmp_path / "store" / "lost+found").mkdir()
+    (tmp_path / "store" / "elsewhere").symlink_to(tmp_path / "a disk that is not mounted")
+    assert has_begun(tmp_path) and edges_of(tmp_path) == ["a_b", "camera-7", "elsewhere"]
+    with pytest.raises(LogError, match="elsewhere"):
+        Intake(tmp_path, "elsewhere")
+    assert len(os.listdir(tmp_path / "store")) == 4
     for name in ("", ".", "..", "a/b", "/a", "a" * 64, "a\n", ".hidden", "ä", "a.b", "Door"):
         with pytest.raises(RunError, match="a name has"):
             log_folder(tmp_path, name)

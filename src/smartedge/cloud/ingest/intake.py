@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, log_folder
@@ -38,7 +39,7 @@ class Intake:
         self._max_bytes = max_bytes
         self._written: FeatureLog | None = None
         self.log = reader
-        if reader is None and self.folder.exists():
+        if reader is None and os.path.lexists(self.folder):
             self.open_log()
         self.stream: StreamHeader | None = None  # the open one
         self._closed = cloud / CLOSED / edge

@@ -21,6 +21,9 @@ from smartedge.wire.link import UNNAMED_EDGE
 __all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "edges_of", "has_begun", "log_folder", "refuse_if_begun"]
 
 
+_OF_THE_DISK = "lost+found"  # at the top of a file system, where the store has one of its own
+
+
 def log_folder(cloud: Path, edge: str = UNNAMED_EDGE) -> Path:
     """Where the log of an edge lies in the cloud's folder of a run.
 
@@ -41,9 +44,13 @@ def log_folder(cloud: Path, edge: str = UNNAMED_EDGE) -> Path:
 
 
 def edges_of(cloud: Path) -> list[str]:
-    """The edges of which the cloud's folder of a run holds a log, in order of their names."""
+    """The edges of which the cloud's folder of a run holds a log, in order of their names.
+
+    Also one whose folder is a link to a disk that is not there now: its log is missing, and not unknown.
+    """
     log_folder(cloud)
-    return sorted(folder.name for folder in (cloud / "store").glob("*") if folder.is_dir())
+    found = (cloud / "store").glob("*")
+    return sorted(each.name for each in found if (each.is_dir() or each.is_symlink()) and each.name != _OF_THE_DISK)
 
 
 def has_begun(cloud: Path) -> bool:
