@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 from smartedge.cli.app import main as smartedge
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.store import remote as remote_module
 from smartedge.cloud.store.copied import MANIFEST, CopiedReader, CopiedStore
 from smartedge.cloud.store.copying import copy_store
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, log_folder
@@ -194,6 +197,7 @@ def test_an_older_manifest_that_is_written_last_takes_nothing_away(cloud: Path, 
     ("url", "error"),
     [
         ("s3://key:secret@bucket/faces", "keys cannot stand in the address"),
+        ("abfs://frames:secret@account.dfs.core.windows.net/faces", "keys cannot stand in the address"),
         ("nowhere://bucket/faces", "no such place is known here"),
         ("ftp://nobody.invalid:1/faces", r"ftp://nobody\.invalid:1/faces: cannot be reached"),
     ],
@@ -202,6 +206,76 @@ def test_addresses_that_cannot_be_used(url: str, error: str) -> None:
     with pytest.raises(ConfigError, match=error) as raised:
         Remote(url)
     assert "secret" not in str(raised.value)
+
+
+def test_a_container_before_the_account_is_no_key() -> None:
+    assert Remote("abfs://frames@account.dfs.core.windows.net/faces").url.startswith("abfs://frames@account.")
+
+
+class Away:
+    """File systems that fail, as often as they are told to, before the one behind them is asked."""
+
+    def __init__(self, remote: Remote, error: Callable[[], None]) -> None:
+        self.behind, self.times, self.asked, self.error = remote._files, 0, 0, error
+        remote._files = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        self.asked += 1
+        if self.asked <= self.times:
+            self.error()
+        return getattr(self.behind, name)
+
+
+def refused() -> None:
+    raise OSError("refused")
+
+
+@pytest.fixture
+def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Remote:
+    """A place that is not on this machine's disk; a try takes no long pause."""
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr(remote_module, "_PAUSE_S", 0.01)
+    return Remote(f"memory://{tmp_path.name}/copy")
+
+
+def test_a_place_that_goes_away_after_it_has_answered_is_asked_again(
+    far: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Away(far, refused)
+    for call in (
+        lambda: far.write("a", b"0123"),
+        lambda: far.read("a") == b"0123",
+        lambda: far.read_at("a", 1, 2) == b"12",
+    ):
+        assert call() in (None, True)
+        away.asked, away.times = 0, 3
+    assert away.asked == 0 and far.read("a") == b"0123" and away.asked == 4
+    assert caplog.text.count("/a: cannot be read: refused; trying again for 300 s") == 3, "once for each outage"
+
+
+def test_a_place_that_has_never_answered_is_not_asked_again(far: Remote) -> None:
+    away = Away(far, refused)
+    away.times = 3
+    with pytest.raises(LogError, match=r"copy/a: cannot be read: refused$"):
+        far.read("a")
+    assert away.asked == 1
+
+
+def test_what_stays_away_or_never_answers_is_an_error_after_a_while(
+    far: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    silent = Away(far, lambda: never.wait() and None)
+    silent.times = 1
+    monkeypatch.setattr(remote_module, "_PATIENCE_S", 0.05)
+    with pytest.raises(LogError, match=r"copy/a: cannot be read: it has not answered for 0 s"):
+        far.read("a")
+    never.set()
+    far.write("a", b"0123")
+    silent.asked, silent.times, silent.error = 0, 1000, refused
+    with pytest.raises(LogError, match=r"copy/a: cannot be read: .*; this was tried for 0 s\. When the place answers"):
+        far.read("a")
+    assert 1 < silent.asked < 1000
 
 
 def test_a_place_without_a_copy_is_an_error(tmp_path: Path) -> None:

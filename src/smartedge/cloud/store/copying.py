@@ -92,12 +92,11 @@ class _Copier:
 
     def _segment(self, log: DurableLog, segment: DurableSegment) -> CopiedSegment:
         name, index_name = segment_names(log.edge, segment.number, segment.size)
-        index = bytearray()
-        with self._remote.writing(name) as sink:
-            for begin, payload in log.records(segment):
-                sink.write(begin)
-                sink.write(payload)
-                index += begin
+        whole, index = bytearray(), bytearray()
+        for begin, payload in log.records(segment):
+            whole += begin + payload
+            index += begin
+        self._remote.write(name, bytes(whole))
         self._remote.write(index_name, bytes(index))
         self.written += segment.size + len(index)
         return CopiedSegment(

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from smartedge.errors import ConfigError, LogError
-from smartedge.files import private_folder, replacing, write_atomically
+from smartedge.files import private_folder, write_atomically
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-__all__ = ["Remote", "Sink"]
+__all__ = ["Remote"]
+
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 _OPEN = 64  # files that are kept open for reading
-
-
-class Sink(Protocol):
-    """A file that is being written."""
-
-    def write(self, data: bytes, /) -> object:
-        """Write at the end."""
+_PATIENCE_S = 300.0  # for one file, with all tries
+_PAUSE_S = 2.0  # between two tries
 
 
 class Remote:
@@ -32,6 +32,9 @@ class Remote:
 
     Keys and passwords come from the environment, as the library of the object store defines it (``AWS_ACCESS_KEY_ID``,
     …). They cannot stand in the address, which others may read.
+
+    Each call ends within five minutes. A place that has answered before is tried again for so long where it fails: it
+    may be starting again. The first call is not: the address or the keys may be wrong.
 
     Args:
         url: the address. What ``pyarrow.fs.FileSystem.from_uri`` takes; other schemes are those of ``fsspec``.
@@ -42,8 +45,11 @@ class Remote:
     """
 
     def __init__(self, url: str) -> None:
-        if "://" in url and (urlsplit(url).username is not None or urlsplit(url).password is not None):
-            name = f"{urlsplit(url).scheme}://…@{urlsplit(url).hostname}"
+        parts = urlsplit(url)
+        # Azure's usual form is abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER.
+        named = None if parts.scheme in ("abfs", "abfss") else parts.username
+        if "://" in url and (named is not None or parts.password is not None):
+            name = f"{parts.scheme}://…@{parts.hostname}"
             raise ConfigError(
                 f"{name}: keys cannot stand in the address, which other users of this machine can read; set the "
                 "environment variables of the object store, for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -53,6 +59,7 @@ class Remote:
         self._local = Path(self._folder) if is_local else None
         self._lock = threading.Lock()
         self._reading: dict[str, Any] = {}  # name -> open file, the one that was used last at the end
+        self._has_answered = False
 
     def read(self, name: str) -> bytes | None:
         """The content of a file; None where it is not there.
@@ -60,12 +67,15 @@ class Remote:
         Raises:
             LogError: it cannot be read.
         """
-        with self._told(name, "read"):
+
+        def work() -> bytes | None:
             try:
                 with self._files.open_input_stream(self._path(name)) as file:
                     return bytes(file.read())
             except FileNotFoundError:
                 return None
+
+        return self._asked(name, "read", work)
 
     def read_at(self, name: str, position: int, count: int) -> bytes:
         """``count`` bytes of a file from ``position`` on; fewer at its end. The file must not change.
@@ -73,9 +83,12 @@ class Remote:
         Raises:
             LogError: it is not there, or cannot be read.
         """
-        with self._told(name, "read"):
+
+        def work() -> bytes:
             file = self._reader(name)
             return bytes(file.read_at(max(0, min(count, file.size() - position)), position))
+
+        return self._asked(name, "read", work)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file in place, whole or not at all.
@@ -83,27 +96,15 @@ class Remote:
         Raises:
             LogError: the place does not take it.
         """
-        with self._told(name, "written"):
+
+        def work() -> None:
             if self._local is not None:
                 write_atomically(self._in_local_folder(name), data)
             else:
                 with self._files.open_output_stream(self._path(name)) as file:
                     file.write(data)
 
-    @contextmanager
-    def writing(self, name: str) -> Iterator[Sink]:
-        """A file to be written piece by piece. Where the block raises, the place may hold a part of it.
-
-        Raises:
-            LogError: the place does not take it.
-        """
-        with self._told(name, "written"):
-            if self._local is None:
-                with self._files.open_output_stream(self._path(name)) as sink:
-                    yield sink
-                return
-            with replacing(self._in_local_folder(name)) as temporary, temporary.open("wb") as file:
-                yield file
+        self._asked(name, "written", work)
 
     def _reader(self, name: str) -> Any:
         with self._lock:
@@ -125,12 +126,48 @@ class Remote:
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"
 
-    @contextmanager
-    def _told(self, name: str, doing: str) -> Iterator[None]:
+    def _asked(self, name: str, doing: str, work: Callable[[], _Result]) -> _Result:
+        end, told = time.monotonic() + _PATIENCE_S, False
+        while True:
+            try:
+                found = work() if self._local is not None else _within(end - time.monotonic(), work)
+                self._has_answered = True
+                return found
+            except Exception as error:  # each package of fsspec has errors of its own
+                text = f"{self.url}/{name}: cannot be {doing}: {error}"
+                if self._local is not None or not self._has_answered or isinstance(error, FileNotFoundError):
+                    raise LogError(text) from error
+                if time.monotonic() + _PAUSE_S >= end:
+                    raise LogError(
+                        f"{text}; this was tried for {_PATIENCE_S:.0f} s. When the place answers again, start the same "
+                        "command again: workers go on from the newest checkpoint, a copy with what it lacks"
+                    ) from error
+            if not told:
+                _log.warning("%s; trying again for %.0f s", text, _PATIENCE_S)
+            told = True
+            with self._lock:
+                self._reading.pop(name, None)
+            time.sleep(_PAUSE_S)
+
+
+def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
+    """Work in another thread: a library that waits for ever is left alone, and a signal is heard meanwhile.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    found: Future[_Result] = Future()
+
+    def run() -> None:
         try:
-            yield
-        except OSError as error:
-            raise LogError(f"{self.url}/{name}: cannot be {doing}: {error}") from error
+            found.set_result(work())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, name="remote", daemon=True).start()
+    if not wait([found], timeout=seconds).done:
+        raise TimeoutError(f"it has not answered for {seconds:.0f} s; is the address right, and does its server work?")
+    return found.result()
 
 
 def _opened(url: str) -> tuple[FileSystem, str, bool]:
