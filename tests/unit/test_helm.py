@@ -176,6 +176,21 @@ def test_the_trainer_is_a_command_of_torchrun(settings: Path) -> None:
     assert ENVIRONMENT.items() <= {each["name"]: each["value"] for each in container["env"]}.items()
 
 
+@pytest.mark.slow
+@needs_helm
+def test_another_trainer_is_another_job_and_other_values_leave_it_alone(settings: Path) -> None:
+    """Kubernetes refuses to change the template of a job, so 'helm upgrade' would fail."""
+    usual, others, same = (
+        rendered(settings, *values)["Job"]
+        for values in ((), ("trainer.workers=4", "ingest.enabled=false"), ("ingest.resources.limits.memory=4Gi",))
+    )
+    assert usual == same and usual["spec"] != others["spec"]
+    assert usual["metadata"]["name"] != others["metadata"]["name"]
+    long = helm("template", 53 * "a", str(CHART), "--set", "settings=x", "--show-only", "templates/trainer.yaml")
+    name = yaml.safe_load(long.stdout)["metadata"]["name"]
+    assert len(name) <= 63 and name != f"{45 * 'a'}-trainer", "a pod's label has no room for more"
+
+
 def test_a_trainer_that_starts_again_does_not_meet_where_the_one_before_has_closed(tmp_path: Path) -> None:
     """Its own command, with 'echo' in place of Python. /tmp outlives a container of the pod."""
     template = (CHART / "templates" / "trainer.yaml").read_text()

@@ -60,7 +60,8 @@ def test_its_command_is_one_of_ours_and_goes_on_after_a_restart(unit: Path) -> N
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
-def test_errors_that_a_restart_cannot_mend_are_not_tried_again(unit: Path) -> None:
+def test_errors_that_a_restart_cannot_mend_are_not_tried_again_and_others_for_ever(unit: Path) -> None:
+    assert lines_of(unit)["StartLimitIntervalSec"] == "0", "systemd would give up while the disk is full"
     known = {kind.exit_code for kind in errors.SmartEdgeError.__subclasses__()}
     given_up = {int(code) for code in lines_of(unit)["RestartPreventExitStatus"].split()}
     assert given_up < known

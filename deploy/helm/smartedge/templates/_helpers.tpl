@@ -2,6 +2,12 @@
 {{- printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" -}}
 {{- end -}}
 
+{{/* Kubernetes changes no template of a job. So another template is another job: helm makes it, and removes the old one. */}}
+{{- define "smartedge.trainer" -}}
+{{- $hash := include "smartedge.trainer-spec" . | sha256sum | trunc 8 -}}
+{{- printf "%s-trainer-%s" (include "smartedge.name" . | trunc 45 | trimSuffix "-") $hash -}}
+{{- end -}}
+
 {{- define "smartedge.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
