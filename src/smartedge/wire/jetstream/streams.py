@@ -61,6 +61,7 @@ def check_stream(address: Address, stream: str, found: StreamConfig) -> None:
     wrong = {
         "storage is not file": found.storage != StorageType.FILE,
         "it confirms before it writes (persist_mode async)": at_once,
+        "it confirms nothing (no_ack)": bool(found.no_ack),
         "retention is not limits (this cannot be edited)": found.retention != RetentionPolicy.LIMITS,
         "discard is not new": found.discard != DiscardPolicy.NEW,
         "its limit for each subject drops the oldest messages (set discard_new_per_subject)": (

@@ -85,6 +85,7 @@ def test_a_stream_that_is_there_is_looked_at() -> None:
     [
         ({"storage": StorageType.MEMORY}, "storage is not file"),
         ({"persist_mode": "async"}, r"it confirms before it writes \(persist_mode async\)"),
+        ({"no_ack": True}, r"it confirms nothing \(no_ack\)"),
         ({"retention": RetentionPolicy.INTEREST}, r"retention is not limits \(this cannot be edited\)"),
         ({"discard": DiscardPolicy.OLD}, "discard is not new"),
         ({"max_msgs_per_subject": 1, "discard_new_per_subject": False}, "its limit for each subject drops .*"),
