@@ -164,7 +164,8 @@ class Learning:
             self._handover.learned[edge] = self.trainer.next_seq
         else:
             self.mixing.follow(self.trainer)
-        self.group.wait_for_all()  # no worker may write the next checkpoint before all have read this one
+        # No worker may write the next checkpoint before all have read this one.
+        self.group.refuse_others(self.trainer.facts())
 
     def _check_network(self, back: nn.Module, shape: tuple[int, ...], header: StreamHeader) -> None:
         """Tell which parts of the back will not learn.

@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -100,6 +101,15 @@ class BackTrainer:
     def finished(self) -> bool:
         """Whether all epochs are completed."""
         return self.progress.epoch >= self.config.epochs
+
+    def facts(self) -> dict[str, JsonValue]:
+        """What must be equal at all workers before they go on: versions, settings, and the checkpoint."""
+        return {
+            "torch": torch.__version__,
+            "smartedge": version("smartedge"),
+            "settings": self.config.cloud_identity(),
+            "completed epochs": self.progress.epoch,
+        }
 
     def close(self) -> None:
         """Close the files of figures."""

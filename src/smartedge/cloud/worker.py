@@ -47,6 +47,7 @@ FAILED = "failed"  # phase of the update that tells an error: its text is the er
 _LOST = 75  # exit code: another worker was lost; this one is to be started again (EX_TEMPFAIL)
 _LOOK = 0.05  # seconds between two looks at the store
 _END_S = 5.0  # that one of several workers may go on after it was asked to end
+_SAME_STORE_S = 120.0  # until a shared disk shows every machine what one has found
 _TURN = 1.0  # seconds after which the first worker tells the others that there is nothing yet
 
 
@@ -173,8 +174,18 @@ class Worker:
         self.learning.monitor.update(Update("cloud", "workers", text=text))
 
     def _wait_for(self, needed: dict[str, int]) -> None:
-        """Look at the store until so many frames of each edge are here. The first worker has seen them."""
+        """Look at the store until so many frames of each edge are here. The first worker has seen them.
+
+        Raises:
+            RunError: they do not come: this worker sees another store.
+        """
+        end = time.monotonic() + _SAME_STORE_S
         while not self._follower.has(needed):
+            if time.monotonic() >= end:
+                raise RunError(
+                    f"{self._follower.where}: worker {self._group.rank} misses frames there that worker 0 has found "
+                    f"{_SAME_STORE_S:.0f} s ago; all workers need one folder of the run (docs/workers.md)"
+                )
             time.sleep(_LOOK)
             self._follower.refresh()
 

@@ -104,10 +104,13 @@ def test_what_cannot_be_trained_by_workers_is_refused(tmp_path: Path) -> None:
             Worker(config, tmp_path, group, Quiet())
 
 
-def test_workers_with_different_versions_of_torch_are_refused() -> None:
-    check_alike([b"2.13.0+cpu"] * 3)
-    with pytest.raises(RunError, match=r"worker 2 has torch 2\.12\.0, and worker 0 has 2\.13\.0"):
-        check_alike([b"2.13.0", b"2.13.0", b"2.12.0"])
+def test_workers_with_other_versions_settings_or_checkpoints_are_refused() -> None:
+    first = {"torch": "2.13.0", "settings": {"cloud": {"shards": 2}}, "completed epochs": 3}
+    check_alike([first, {**first}, {**first}])
+    other = {"torch": "2.12.0", "settings": {"cloud": {"shards": 4}}, "completed epochs": 0}
+    told = r'completed epochs is 0, not 3; settings\.cloud\.shards is 4, not 2; torch is "2\.12\.0", not "2\.13\.0"'
+    with pytest.raises(RunError, match=rf"^worker 2 differs from worker 0 \({told}\); all workers need one folder"):
+        check_alike([first, first, other])
 
 
 def test_an_error_is_told_to_the_program_that_started_it_and_others_may_not_train_at_the_same_time(
@@ -129,6 +132,28 @@ def test_an_error_is_told_to_the_program_that_started_it_and_others_may_not_trai
     found = parse_update(capsys.readouterr().out)
     assert found is not None and found.phase == "failed"
     assert found.text.startswith("SE-RUN ") and "other workers train this run" in found.text
+
+
+def test_a_worker_of_another_machine_whose_settings_differ_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    config = fleet_config(fleet={"expect": 1}, **SHARDS)
+    first, _ = stored(config, tmp_path, edges=1)
+    group = Group()
+    group.gather = lambda data: [data, data.replace(b'"shards": 2', b'"shards": 4')]  # type: ignore[method-assign]
+    learning = Worker(config, first, group, Quiet()).learning
+    intake = learning._handover.intakes[min(learning._handover.intakes)]
+    with pytest.raises(RunError, match=r"worker 1 differs from worker 0 \(settings\.cloud\.shards is 4, not 2\)"):
+        learning.make_trainer(intake.edge, intake.streams[0])
+    learning.close()
+
+
+def test_a_worker_does_not_wait_for_ever_for_frames_that_another_one_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_SAME_STORE_S", 0.1)
+    worker = Worker(fleet_config(fleet={"expect": 1}, **SHARDS), tmp_path / "cloud", ALONE, Quiet())
+    with pytest.raises(RunError, match=r"store: worker 0 misses frames there that worker 0 has found"):
+        worker._wait_for({"edge0": 1})
+    worker.learning.close()
 
 
 @pytest.mark.parametrize(

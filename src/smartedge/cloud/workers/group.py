@@ -7,6 +7,7 @@ tensors, and text.
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import threading
 import time
@@ -17,9 +18,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from torch import Tensor
 
 from smartedge.cloud.workers.shared_sum import SharedSum
+from smartedge.config import differences
 from smartedge.errors import ConfigError, RunError
 
 __all__ = ["ALONE", "SILENCE_S", "Group", "WorkerGroup", "WorkersLost", "check_alike", "place_of_worker"]
@@ -91,9 +94,13 @@ class Group:
         """The data of all workers, in their order."""
         return [data]
 
-    def wait_for_all(self) -> None:
-        """Return when all workers are here."""
-        self.gather(b"")
+    def refuse_others(self, facts: dict[str, JsonValue]) -> None:
+        """Return when all workers are here, with the same facts.
+
+        Raises:
+            RunError: which facts of one of them are not those of the first.
+        """
+        check_alike([json.loads(each) for each in self.gather(json.dumps(facts).encode())])
 
     def add_up(
         self, data: bytes, terms: Sequence[Sequence[Tensor]], like: Sequence[Tensor]
@@ -131,7 +138,6 @@ class WorkerGroup(Group):
 
     Raises:
         WorkersLost: the others cannot be reached.
-        RunError: a machine has another version of torch.
         ConfigError: the environment is not that of torchrun.
     """
 
@@ -143,8 +149,6 @@ class WorkerGroup(Group):
         with self._guarded():
             dist.init_process_group(backend, timeout=_PATIENCE)
         one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-        if not one_machine:
-            check_alike(self.gather(torch.__version__.encode()))
         self._shared = SharedSum(self.rank, self.gather) if one_machine and device.type == "cpu" else None
 
     def agree(self, decide: Callable[[], str]) -> str:
@@ -246,17 +250,21 @@ class WorkerGroup(Group):
         dist.destroy_process_group()
 
 
-def check_alike(versions: Sequence[bytes]) -> None:
-    """Refuse workers with different versions of torch, in the order of the workers: their weights would drift apart.
+def check_alike(facts: Sequence[JsonValue]) -> None:
+    """Refuse workers of which one differs from the first: what they add up would be of no single training.
+
+    Args:
+        facts: of each worker, in their order.
 
     Raises:
-        RunError: which worker has another version than the first.
+        RunError: which worker differs, and in what.
     """
-    for rank, version in enumerate(versions):
-        if version != versions[0]:
+    for rank, its in enumerate(facts):
+        if found := differences(facts[0], its).items():
+            told = "; ".join(f"{key} is {json.dumps(here)}, not {json.dumps(first)}" for key, (first, here) in found)
             raise RunError(
-                f"worker {rank} has torch {version.decode()}, and worker 0 has {versions[0].decode()}; install the "
-                "same version on all machines"
+                f"worker {rank} differs from worker 0 ({told}); all workers need one folder of the run, and the same "
+                "versions"
             )
 
 

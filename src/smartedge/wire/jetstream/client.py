@@ -34,14 +34,14 @@ _NO_STREAM = (
     "no stream takes this; 'smartedge ingest' makes it when it first starts, where its address names at least as many "
     "streams as this side's"
 )
-_TAKEN = "another stream of the broker takes this subject; delete that one ('nats stream ls'), or take the subject from it"
+_TAKEN = "another stream of the broker takes this subject; delete that one, or take the subject from it"
 # What the broker says, in part -> what to do. In the order in which they are looked for.
 _ADVICE = (
     ("permissions violation", "this side has no permission for it ('smartedge fleet broker' writes permissions)"),
     ("maximum messages per subject", "ingest takes nothing of this edge now; is it running, and what does it say?"),
     ("maximum bytes", "the broker's stream is full; is 'smartedge ingest' running? Else raise its max_bytes"),
     ("maximum messages", "the broker's stream is full; is 'smartedge ingest' running? Else raise its max_msgs"),
-    ("maximum allowed", "the broker's stream takes only smaller messages; raise its max_msg_size, or remove that limit"),
+    ("maximum allowed", "the broker's stream takes only smaller messages; raise or remove its max_msg_size"),
     ("subjects overlap", _TAKEN),
     ("expected stream does not match", _TAKEN),
     ("sealed", "the broker's stream is sealed, and takes nothing any more; let ingest make another one"),

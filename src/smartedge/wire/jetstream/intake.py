@@ -149,8 +149,8 @@ class EdgeIntake:
         if piece.seq > self._next_seq:
             raise FrameError(
                 f"frame {piece.seq} came over the broker, but frame {self._next_seq} did not: it was not sound, or the "
-                "broker has lost it (was it set up with sync_interval: always, and was a stream deleted or purged?). Look "
-                "for the fault, and start a new run for this edge; fleet.deadline lets the others end without it"
+                "broker has lost it (was it set up with sync_interval: always? Was a stream deleted?). Look for the "
+                "fault, and start a new run for this edge; fleet.deadline lets the others end without it"
             )
         self._assembler = self._assembler or Assembler(header)
         self._parts.append(place)

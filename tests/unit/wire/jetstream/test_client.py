@@ -197,7 +197,7 @@ class NoStreamResponseError(Exception):
         (ValueError("Permissions Violation for Publish"), "this side has no permission for it"),
         (ValueError("maximum messages per subject exceeded"), "ingest takes nothing of this edge now"),
         (ValueError("maximum bytes exceeded"), "the broker's stream is full"),
-        (ValueError("message size exceeds maximum allowed"), "raise its max_msg_size"),
+        (ValueError("message size exceeds maximum allowed"), "the broker's stream takes only smaller messages"),
         (ValueError("subjects overlap with an existing stream"), "another stream of the broker takes this subject"),
         (ValueError("expected stream does not match"), "another stream of the broker takes this subject"),
         (ValueError("invalid operation on sealed stream"), "the broker's stream is sealed"),
