@@ -29,11 +29,6 @@ class Codec(Protocol):
         ...
 
     @property
-    def lossless(self) -> bool:
-        """Whether decoding gives back every bit."""
-        ...
-
-    @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype that it encodes and gives back."""
         ...

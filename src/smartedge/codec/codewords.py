@@ -27,7 +27,6 @@ class CodewordCodec:
     """
 
     name = "code"
-    lossless = True
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:

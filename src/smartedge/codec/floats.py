@@ -22,7 +22,6 @@ class Float32Codec:
     """The numbers as they are: 4 bytes each. Not compressed, so that it is the fixed reference for the others."""
 
     name = "float32"
-    lossless = True
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
@@ -48,7 +47,6 @@ class Float16Codec:
     """
 
     name = "float16"
-    lossless = False
     dtype: np.dtype[Any] = np.dtype(np.float32)
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:

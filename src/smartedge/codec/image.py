@@ -28,7 +28,6 @@ class PixelCodec:
     """
 
     name = "image"
-    lossless = True
     dtype: np.dtype[Any] = np.dtype(np.uint8)
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
@@ -66,7 +65,6 @@ class PictureCodec:
 
     name: str
     format: PictureFormat
-    lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.uint8)
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:

@@ -64,7 +64,6 @@ class LearnedCodec:
 
     target: int  # bytes per image, FEWEST_BYTES or more
     previous: bool = False
-    lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     @property

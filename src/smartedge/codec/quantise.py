@@ -79,7 +79,6 @@ class AffineCodec:
 
     bits: int  # 8, 4, 2 or 1
     previous: bool = False
-    lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     @property

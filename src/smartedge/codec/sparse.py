@@ -39,7 +39,6 @@ class TopKCodec:
 
     percent: float  # 0 < percent ≤ 50
     name: str
-    lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     def kept(self, feature_shape: tuple[int, ...]) -> int:

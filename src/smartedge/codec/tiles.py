@@ -33,7 +33,6 @@ class TileCodec:
 
     name: str
     format: PictureFormat
-    lossless: ClassVar[bool] = False
     dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
