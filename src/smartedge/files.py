@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +23,6 @@ __all__ = [
     "disk_error",
     "final_name",
     "finite_or_none",
-    "folder_to_write",
     "is_disk_error",
     "open_regular",
     "private_folder",
@@ -33,6 +32,7 @@ __all__ = [
     "sync_file",
     "sync_folder",
     "temporary_name",
+    "try_folder",
     "write_atomically",
     "write_json_atomically",
 ]
@@ -177,16 +177,24 @@ def private_folder(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
 
 
-def folder_to_write(path: Path) -> None:
-    """Make a private folder, and try to write into it: long work should not end where its results cannot be kept.
+def try_folder(folder: Path) -> Path:
+    """Try to write into a folder, or into the nearest one above where it is not there yet, and return which it was.
+
+    Long work should not end where its results cannot be kept.
 
     Raises:
-        OSError: it cannot be made, or nothing can be written there.
+        OSError: nothing can be written there.
     """
-    private_folder(path)
-    tried = temporary_name(path / "tried")
-    os.close(os.open(tried, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE))
-    tried.unlink()
+    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    tried = temporary_name(place / (folder.name or "tried"))
+    try:
+        with tried.open("xb", buffering=0) as file:
+            file.write(bytes(4096))
+            sync_file(file.fileno())
+    finally:
+        with suppress(OSError):
+            tried.unlink(missing_ok=True)
+    return place
 
 
 def refuse_if_others_can_read(path: Path, error: type[Exception], what: str) -> None:

@@ -14,11 +14,11 @@ import pytest
 
 from smartedge.files import (
     disk_error,
-    folder_to_write,
     is_disk_error,
     private_folder,
     refuse_if_others_can_read,
     replacing,
+    try_folder,
     write_atomically,
     write_json_atomically,
 )
@@ -66,18 +66,19 @@ def test_where_no_folder_can_be_is_an_error_of_the_disk(tmp_path):
 
 
 def test_a_folder_in_which_nothing_can_be_written_is_told_before_the_work(tmp_path, monkeypatch):
-    folder_to_write(tmp_path / "made")
-    assert (tmp_path / "made").stat().st_mode & 0o777 == 0o700 and list((tmp_path / "made").iterdir()) == []
-    opened = os.open
+    assert try_folder(tmp_path / "later" / "deep") == tmp_path and list(tmp_path.iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    assert try_folder(Path()) == Path() and list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        try_folder(tmp_path / "file" / "below")
 
-    def read_only(path, flags, *rest):
-        if flags & os.O_CREAT:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return opened(path, flags, *rest)
+    def read_only(path, *_args, **_how):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Path, "open", read_only)
     with pytest.raises(OSError, match="Read-only"):
-        folder_to_write(tmp_path / "made")
+        try_folder(tmp_path)
 
 
 def test_readers_see_the_old_content_until_the_new_is_whole(tmp_path):

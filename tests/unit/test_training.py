@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from smartedge import training
+from smartedge import files, training
 from smartedge.config import Config, Section, differences, load_config
 from smartedge.errors import CutError, LogError, RunError
 from smartedge.framelog import log
@@ -266,7 +266,7 @@ def test_a_disk_that_is_full_or_cannot_be_written_is_told_before_any_work(
         raise OSError(errno.EROFS, "Read-only file system")
 
     with monkeypatch.context() as broken:
-        broken.setattr(log, "sync_file", read_only)
+        broken.setattr(files, "sync_file", read_only)
         with pytest.raises(LogError, match=f"{place}: .*: the disk can only be read"):
             starts[begin]()
 

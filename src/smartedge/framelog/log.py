@@ -15,7 +15,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from smartedge.errors import FrameError, LogError
-from smartedge.files import disk_error, sync_file, sync_folder, temporary_name
+from smartedge.files import disk_error, sync_file, sync_folder, try_folder
 from smartedge.framelog.mark import Mark
 from smartedge.framelog.opened import OpenLog
 from smartedge.framelog.reader import STREAMS, STREAMS_NUMBER, Stream, segment_name, segments_of
@@ -330,18 +330,10 @@ def check_disk(folder: Path) -> None:
     Raises:
         LogError: the disk is nearly full, or cannot be written.
     """
-    place = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    tried = temporary_name(place / folder.name)
     try:
-        with tried.open("xb", buffering=0) as file:
-            file.write(bytes(4096))
-            sync_file(file.fileno())
-        reason = _lacks_room(place, 0, _SPARE_BYTES)
+        reason = _lacks_room(try_folder(folder), 0, _SPARE_BYTES)
     except OSError as error:
         reason = disk_error(error)
-    finally:
-        with contextlib.suppress(OSError):
-            tried.unlink(missing_ok=True)
     if reason is not None:
         raise LogError(f"{folder}: no frames can be written there: {reason}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from smartedge.files import open_regular
 from smartedge.images.size import RGB, ImageSize
 
 __all__ = [
@@ -131,10 +131,6 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
         if isinstance(found, bytes):
             return _decode_bytes(found, size, fit)
         return _decode_array(found, size, fit)
-    except FileNotFoundError:
-        return "image file missing"
-    except PermissionError:
-        return "image file may not be read (permissions)"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "image too large"
     except Exception as error:  # damaged files make decoders raise anything
@@ -147,14 +143,16 @@ def looks_like_base64(name: str) -> bool:
 
 
 def _read(path: Path) -> bytes | str:
-    """The bytes of a file, or why it is not read: a pipe would be waited for, and a device never ends."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)  # 'open' refuses a folder, and would leave it open
-        return "not a file but a folder, pipe or device"
-    with open(descriptor, "rb") as file:
-        return "image too large" if status.st_size > MOST_BYTES else file.read()
+    """The bytes of a file, or why it is not read."""
+    try:
+        with open_regular(path) as file:
+            return "image too large" if os.fstat(file.fileno()).st_size > MOST_BYTES else file.read()
+    except FileNotFoundError:
+        return "image file missing"
+    except PermissionError:
+        return "image file may not be read (permissions)"
+    except OSError as error:
+        return f"image file cannot be read ({error.strerror})"
 
 
 def _decode_array(pixels: Pixels, size: ImageSize, fit: Fit) -> Pixels | str:

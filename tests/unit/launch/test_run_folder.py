@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from smartedge import files
 from smartedge.config import AUTO, Config, load_config
 from smartedge.errors import RunError
 from smartedge.framelog import log
@@ -173,6 +174,6 @@ def test_the_other_side_may_be_trying_the_disk_at_that_moment(tmp_path, monkeypa
         assert [*tmp_path.iterdir()], "the file with which the disk is tried is there"
         looked.append(check_place(tmp_path))
 
-    monkeypatch.setattr(log, "sync_file", look)
+    monkeypatch.setattr(files, "sync_file", look)
     log.check_disk(tmp_path / "edge")
     assert looked and not [*tmp_path.iterdir()]

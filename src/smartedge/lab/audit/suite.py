@@ -10,7 +10,7 @@ from smartedge.config import load_run_config
 from smartedge.data.columns import yes_no_columns
 from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import ConfigError
-from smartedge.files import folder_to_write
+from smartedge.files import private_folder, try_folder
 from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
     REFERENCE,
@@ -66,7 +66,8 @@ def audit(run_dir: Path, settings: AuditSettings, monitor: Monitor, *, clock: Cl
     call = Call(settings, run_dir / "audit", clock, monitor)
     if settings.fresh:
         _forget(call)
-    folder_to_write(call.folder)
+    private_folder(call.folder)
+    try_folder(call.folder)
     evidence = gather(run_dir, attributes, clock=clock.part(clock.remaining() * _OPENING_SHARE), monitor=monitor)
     check_classes(evidence)
     _note_fewer_images(call, evidence)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 from smartedge.artifacts.profile import Profile, ProfiledNetwork
 from smartedge.config import Config
 from smartedge.errors import ConfigError
-from smartedge.files import disk_error
+from smartedge.files import disk_error, try_folder
 
 __all__ = ["check_network", "check_place_of", "load_profile", "network_of", "only", "save_profile"]
 
@@ -40,17 +39,15 @@ def network_of(config: Config) -> ProfiledNetwork:
 
 
 def check_place_of(path: Path) -> None:
-    """Make the folder of a file that is to be written after minutes of work.
+    """Try the folder of a file that is to be written after minutes of work.
 
     Raises:
         ConfigError: no file can be written there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a folder")
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, "may not write there")
+        try_folder(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: {disk_error(error)}") from error
 

@@ -17,7 +17,7 @@ from smartedge.data.columns import persons_of
 from smartedge.data.raw import PERSON_COLUMN
 from smartedge.data.reading.repeated import copies
 from smartedge.errors import ConfigError, DataError, PrivacyError
-from smartedge.files import folder_to_write
+from smartedge.files import private_folder, try_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.settings import HELD_OUT, CertifySettings, check_settings, columns_of
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
@@ -63,7 +63,8 @@ def certify(run_dir: Path, settings: CertifySettings, monitor: Monitor) -> Certi
     labels_N = _desired(list(held_out.values()))
     if settings.label_known and (itself := [name for name in names if name in opened.dataset.task.columns]):
         raise ConfigError(f"--known-label: {itself[0]!r} is the desired label itself; leave out one of the two")
-    folder_to_write(run_dir / "audit")
+    private_folder(run_dir / "audit")
+    try_folder(run_dir / "audit")
     bounded_NF = np.concatenate(
         [_bounded(parts.front, mechanism, config, images, split, monitor) for split, images in held_out.items()]
     )

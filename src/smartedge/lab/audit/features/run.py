@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from smartedge.artifacts.audit import Audit, AuditedFeatures
 from smartedge.errors import ConfigError
-from smartedge.files import folder_to_write
+from smartedge.files import private_folder, try_folder
 from smartedge.lab.audit.attributes import check_classes
 from smartedge.lab.audit.call import (
     Call,
@@ -140,7 +140,8 @@ def audit_features(
     mechanism = mechanism_from(how.noise, tuple(table.features_NF.shape[1:]))
     sent = Crossing(releases_of(how.noise), label_in_clear=how.known_label)
     call = Call(settings, folder, clock or Clock(settings.budget), monitor)
-    folder_to_write(folder)
+    private_folder(folder)
+    try_folder(folder)
     if settings.fresh:
         call.forget("attacks")
     evidence = evidence_of(table, mechanism, sent=sent, seed=how.seed)
