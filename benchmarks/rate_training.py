@@ -18,6 +18,7 @@ from rate_tasks import CUTMIX, MIX, SHIFT, TWICE, Sent
 from torch import Tensor
 from torch.nn import functional
 
+from smartedge.artifacts.metrics import read_metrics
 from smartedge.cloud.inputs import Ready
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
@@ -37,7 +38,6 @@ from smartedge.models.network import network_of
 from smartedge.models.optim import apply_gradients
 from smartedge.runs.machine import pick_device
 from smartedge.runs.progress import Quiet
-from smartedge.runs.record import read_metrics
 from smartedge.training import train
 from smartedge.types import EncodedBatch, FeatureBatch
 from smartedge.wire.frame import serialise

@@ -1,15 +1,17 @@
-"""One line of ``metrics.jsonl``: the figures of one side, after one epoch, on one split."""
+"""``metrics.jsonl``: a line for each epoch and split, with the figures of one side."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from smartedge.artifacts.base import Part
+from smartedge.errors import RunError
 
-__all__ = ["EpochFigures"]
+__all__ = ["EpochFigures", "read_metrics"]
 
 
 class EpochFigures(Part):
@@ -49,3 +51,26 @@ class EpochFigures(Part):
         """The line, with its end. Figures that were not given are left out."""
         given = self.model_dump(mode="json", by_alias=True, exclude_unset=True)
         return json.dumps({"schema_version": self.schema_version, **given}) + "\n"
+
+
+def read_metrics(path: Path, *, whole: bool = False) -> list[EpochFigures]:
+    """The rows of a ``metrics.jsonl``. Empty where there is no file.
+
+    Args:
+        path: of the file.
+        whole: the file was written in one piece. Else a torn last line is left out: its process was killed.
+
+    Raises:
+        RunError: a line is damaged.
+    """
+    if not path.exists():
+        return []
+    rows: list[EpochFigures] = []
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(EpochFigures.model_validate_json(line))
+        except ValueError as error:
+            if whole or number < len(lines):
+                raise RunError(f"{path}, line {number}: is not a line of metrics ({error}); remove it") from error
+    return rows

@@ -71,6 +71,13 @@ class Method:
         return self.sends == "features"
 
     @property
+    def heads(self) -> dict[str, str]:
+        """The heads ``exit`` and ``back``, as people read of them."""
+        if not self.has_cloud:
+            return dict.fromkeys(("exit", "back"), "whole network (edge)")
+        return {"exit": "exit (edge)", "back": "back (cloud)" if self.divides else "whole network (cloud)"}
+
+    @property
     def wire_dtype(self) -> Literal["float32", "uint8"]:
         """The dtype of what is sent, before the codec."""
         return "uint8" if self.sends == "images" else "float32"

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from smartedge.artifacts.metrics import EpochFigures
-from smartedge.errors import RunError
+from smartedge.artifacts.metrics import EpochFigures, read_metrics
 from smartedge.files import private_folder, write_atomically
 
-__all__ = ["Recorder", "read_metrics"]
+__all__ = ["Recorder"]
 
 
 class Recorder:
@@ -44,25 +43,6 @@ class Recorder:
         """Close the TensorBoard log."""
         if self.board is not None:
             self.board.close()
-
-
-def read_metrics(path: Path) -> list[EpochFigures]:
-    """The rows of a ``metrics.jsonl``; a torn last line is left out. Empty where there is no file.
-
-    Raises:
-        RunError: a line before the last one is damaged.
-    """
-    if not path.exists():
-        return []
-    rows: list[EpochFigures] = []
-    lines = path.read_bytes().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(EpochFigures.model_validate_json(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise RunError(f"{path}, line {number}: is not a line of metrics ({error}); remove it") from error
-    return rows
 
 
 def _open_board(folder: Path, purge_step: int) -> Any:

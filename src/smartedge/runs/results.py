@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smartedge import metrics
 from smartedge.artifacts.fleet_run import FleetFigures
+from smartedge.artifacts.metrics import read_metrics
 from smartedge.artifacts.results import (
     BytesPerImage,
     BytesTotal,
@@ -28,7 +29,6 @@ from smartedge.artifacts.task import TaskFacts
 from smartedge.errors import RunError
 from smartedge.files import write_atomically
 from smartedge.runs.checkpoint import save_weights
-from smartedge.runs.record import read_metrics
 
 if TYPE_CHECKING:
     from smartedge.config import Config

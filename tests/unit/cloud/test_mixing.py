@@ -21,7 +21,7 @@ import torch
 from many_edges import SHAPE, SIZE, SimulatedEdge, edges_of, fleet_config, lines_of, run_fleet
 
 from smartedge.artifacts.fleet_run import CloudStart, FleetFigures
-from smartedge.artifacts.metrics import EpochFigures
+from smartedge.artifacts.metrics import EpochFigures, read_metrics
 from smartedge.artifacts.summary import CloudSummary, has_finished
 from smartedge.cloud.files_for_edges import back_weights
 from smartedge.cloud.handover import Handover
@@ -37,7 +37,6 @@ from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide
 from smartedge.runs.checkpoint import load_weights
 from smartedge.runs.progress import Quiet, Update
-from smartedge.runs.record import read_metrics
 from smartedge.types import Frame
 from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink

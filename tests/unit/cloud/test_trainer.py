@@ -12,6 +12,7 @@ from headers import stream_header
 from torch import nn
 from torch.nn import functional
 
+from smartedge.artifacts.metrics import read_metrics
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
@@ -21,7 +22,6 @@ from smartedge.codec import unpack
 from smartedge.config import load_config
 from smartedge.models.network import to_input
 from smartedge.runs.progress import Quiet
-from smartedge.runs.record import read_metrics
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from smartedge.artifacts.metrics import read_metrics
 from smartedge.artifacts.run import Confirmed, SharedRun
 from smartedge.artifacts.summary import EdgeSummary
 from smartedge.cloud.store.feature_log import FeatureLog, StoreHandler
@@ -27,7 +28,6 @@ from smartedge.models.exits import TaskExit
 from smartedge.models.network import Divided, EdgeParts
 from smartedge.models.zoo.weights import Loaded, Pixels, Pretrained
 from smartedge.runs.progress import Quiet, Update
-from smartedge.runs.record import read_metrics
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import ReceivedFrame
 from smartedge.wire.memory import MemoryLink

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from smartedge.artifacts.metrics import read_metrics
 from smartedge.errors import RunError
-from smartedge.runs.record import Recorder, read_metrics
+from smartedge.runs.record import Recorder
 
 FIGURES = {"loss": 0.5, "accuracy": 0.5, "balanced_accuracy": 0.5, "auroc": None, "base_rate": 0.5, "seconds": None}
 

@@ -15,7 +15,7 @@ from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import fewer_epochs, known, percent, points, seconds, size, times
-from smartedge.lab.report.verdict import heads, margin
+from smartedge.lab.report.verdict import margin
 from smartedge.methods.schedules import get_schedule
 
 __all__ = ["compared", "write_comparison"]
@@ -114,7 +114,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
                 "run": run,
                 "results": run.results,
                 "final": final,
-                "head": heads(run.results.method),
+                "head": run.method.heads,
                 "promise": _promise(run),
                 "leaks": {leak.name: leak for leak in read_leaks(run.audit)} if run.audit else {},
             }

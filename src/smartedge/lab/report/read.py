@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from smartedge.artifacts.audit import Audit
-from smartedge.artifacts.metrics import EpochFigures
+from smartedge.artifacts.metrics import EpochFigures, read_metrics
 from smartedge.artifacts.results import Results
 from smartedge.errors import RunError
 from smartedge.methods.base import Method, get_method
@@ -100,13 +100,15 @@ def read_run(directory: Path) -> Run:
             damaged or of a version that this program does not know.
     """
     results = Results.read(directory / "results.json")
+    rows = read_metrics(directory / "metrics.jsonl", whole=True)
+    last = {(row.side, row.split, row.epoch): row for row in rows}
     config = directory / "config.yaml"
     outputs = len(results.task.names)
     labels = () if results.task.kind == "single" else (outputs,)
     return Run(
         directory=directory,
         results=results,
-        metrics=_read_metrics(directory / "metrics.jsonl"),
+        metrics=sorted(last.values(), key=lambda row: row.epoch),
         predictions=_read_tensors(
             directory / "predictions.safetensors",
             needed={"ids": (), "labels": labels},
@@ -138,19 +140,6 @@ def _read_pictures(path: Path) -> Pictures | None:
     except ValidationError as error:
         raise RunError(f"{path}: its metadata cannot be read ({error}); run 'smartedge audit' again") from error
     return Pictures(tensors, notes.desired, notes.sensitive, notes.attacks)
-
-
-def _read_metrics(path: Path) -> list[EpochFigures]:
-    if not path.exists():
-        return []
-    last: dict[tuple[str, str, int], EpochFigures] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            entry = EpochFigures.model_validate_json(line)
-        except ValidationError as error:
-            raise RunError(f"{path}, line {number}: is not a line of metrics ({error}); remove it") from error
-        last[entry.side, entry.split, entry.epoch] = entry
-    return sorted(last.values(), key=lambda entry: entry.epoch)
 
 
 def _read_tensors(

@@ -17,7 +17,7 @@ from smartedge.lab.report.page import data_uri, write_page
 from smartedge.lab.report.privacy import privacy_page, privacy_verdict
 from smartedge.lab.report.read import Run, read_run
 from smartedge.lab.report.text import size
-from smartedge.lab.report.verdict import heads, margin, verdict
+from smartedge.lab.report.verdict import margin, verdict
 from smartedge.metrics import OffloadingCurve, answers, confidence, evaluate, gain_interval, offloading_curve
 
 __all__ = ["write_report"]
@@ -47,7 +47,7 @@ def write_report(run_dir: Path, *, out: Path | None = None) -> Path:
 
 def _run_page(run: Run) -> dict[str, object]:
     results = run.results
-    names = heads(results.method)
+    names = run.method.heads
     test = results.test.present
     both = _both_answers(run)
     intervals = gain_interval(*both, run.kind) if both else {}

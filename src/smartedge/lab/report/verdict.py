@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from smartedge.artifacts.results import Figures, Results
 from smartedge.lab.report.read import Run
 from smartedge.lab.report.text import count, percent, points, relation, seconds, size, times
-from smartedge.methods.base import get_method
 from smartedge.metrics import OffloadingCurve
 
-__all__ = ["Verdict", "heads", "margin", "verdict"]
+__all__ = ["Verdict", "margin", "verdict"]
 
 _ADVICE = (
     "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from learning. Both rise "
@@ -53,7 +52,7 @@ def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCur
     adjusted = last.balanced_accuracy_adjusted or 0.0  # not in the results of early versions
     if adjusted > last.balanced_accuracy + _LOPSIDED:
         sentences.append(
-            f"The plain answers of the {heads(results.method)[run.final]} favour the commoner class. Corrected for "
+            f"The plain answers of the {run.method.heads[run.final]} favour the commoner class. Corrected for "
             f"how common each class is, they reach {percent(adjusted)} balanced accuracy."
         )
     if curve is not None and nothing is None:
@@ -102,14 +101,6 @@ def margin(results: Results, figures: Figures) -> float:
     return 1.96 * math.sqrt(right * (1 - right) / (results.data.test * rarer))
 
 
-def heads(method: str) -> dict[str, str]:
-    """The names that the report gives to the heads ``exit`` and ``back`` of a method."""
-    facts = get_method(method)
-    if not facts.has_cloud:
-        return dict.fromkeys(("exit", "back"), "whole network (edge)")
-    return {"exit": "exit (edge)", "back": "back (cloud)" if facts.divides else "whole network (cloud)"}
-
-
 def _nothing_learned(run: Run) -> tuple[str, str, str, list[str]] | None:
     """The verdict where no head is better than guessing; None otherwise. The other figures mean nothing then."""
     results = run.results
@@ -131,7 +122,7 @@ def _did_sending_pay(run: Run, interval: tuple[float, float] | None) -> tuple[st
     if not run.method.has_cloud:
         return "open", "baseline", f"Everything on the edge: {reached} balanced accuracy, and nothing was sent.", []
     if run.gain is None:
-        who = heads(results.method)[run.final]
+        who = run.method.heads[run.final]
         what = "image" if run.method.sends == "images" else "feature map"
         return (
             "open",

@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 
 from smartedge.artifacts.base import Part
 from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
-from smartedge.artifacts.metrics import EpochFigures
+from smartedge.artifacts.metrics import EpochFigures, read_metrics
 from smartedge.artifacts.progress import News, SideProgress, Work
 from smartedge.artifacts.results import Results
 from smartedge.artifacts.run import Confirmed, Shipped
@@ -20,7 +20,6 @@ from smartedge.errors import SmartEdgeError
 from smartedge.methods.base import get_method
 from smartedge.privacy.balance import read_balance
 from smartedge.runs.progress_file import PROGRESS
-from smartedge.runs.record import read_metrics
 
 __all__ = ["RunReader", "RunState"]
 
@@ -319,13 +318,9 @@ def _about(config: Config) -> str:
 
 def _names(config: Config | None) -> dict[str, str]:
     """What answers on each side, in the words of the report."""
-    method = None if config is None else get_method(config.method)
-    if method is not None and not method.has_cloud:
-        return {"edge": "whole network (edge)"}
-    return {
-        "edge": "exit (edge)",
-        "cloud": "back (cloud)" if method is None or method.divides else "whole network (cloud)",
-    }
+    method = get_method("hierarchical" if config is None else config.method)
+    sides = {"edge": "exit", "cloud": "back"} if method.has_cloud else {"edge": "exit"}
+    return {side: method.heads[head] for side, head in sides.items()}
 
 
 def _result(results: Results) -> str:
