@@ -243,32 +243,20 @@ def _print_table(plan: Plan, top: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from smartedge.lab.plan.cost import STAGES
-    from smartedge.lab.plan.search import describe
+    from smartedge.lab.plan.search import describe, figures_of
     from smartedge.methods.base import METHODS
 
     table = Table(box=None, pad_edge=False)
     table.add_column("choice", no_wrap=True)
-    headings = ("s/epoch", *STAGES, "bytes/image", "MB sent", "edge MiB", "edge J", "depth")
-    for heading in headings:
+    for heading in figures_of(plan.ranked[0]):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     shown = list(plan.ranked if top <= 0 else plan.ranked[:top])
     # The best choice of every method is always shown.
     shown += [best for m in METHODS if (best := plan.first_of(m)) is not None and best not in shown]
     for p in shown:
-        joules = p.energy.total
-        table.add_row(
-            describe(p.choice),
-            f"{p.seconds_per_epoch:.3g}",
-            *(f"{p.stage_seconds[stage]:.3g}" for stage in STAGES),
-            f"{p.bytes_up_per_image:,.0f}",
-            f"{(p.bytes_up_total + p.bytes_down_total) / 1e6:,.1f}",
-            f"{p.edge_peak_bytes / 2**20:,.0f}",
-            "–" if joules is None else f"{joules:,.0f}",
-            f"{p.depth:.2f}",
-            f"not allowed: {', '.join(p.rejected)}" if p.rejected else "",
-        )
+        broken = f"not allowed: {', '.join(p.rejected)}" if p.rejected else ""
+        table.add_row(describe(p.choice), *figures_of(p).values(), broken)
     Console(width=max(Console().width, 190)).print(table)
     left = len(plan.ranked) - len(shown)
     modelled = "edge J: modelled"

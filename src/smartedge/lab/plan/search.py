@@ -14,7 +14,18 @@ from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
 from smartedge.methods.base import METHODS, Method, encodes_images
 from smartedge.methods.schedules import SCHEDULES
 
-__all__ = ["Constraints", "Plan", "as_file", "choices", "describe", "explain", "make_plan", "parse_depth", "written"]
+__all__ = [
+    "Constraints",
+    "Plan",
+    "as_file",
+    "choices",
+    "describe",
+    "explain",
+    "figures_of",
+    "make_plan",
+    "parse_depth",
+    "written",
+]
 
 _NOISY = 0.15  # interquartile range ÷ median, above which the measurements are called noisy
 _BUSY = 0.85  # if a step had a smaller share of a processor, the machine is called busy
@@ -164,6 +175,21 @@ def describe(choice: Choice) -> str:
     schedule = "" if len(_schedules_of(choice.how)) == 1 else f", {choice.schedule}"
     where = f" at {choice.cut}" if choice.cut else ""
     return f"{choice.method}{where}{schedule}{f', {choice.codec}' if choice.codec else ''}"
+
+
+def figures_of(prediction: Prediction) -> dict[str, str]:
+    """The figures of a choice as texts, by the heads of their columns."""
+    joules = prediction.energy.total
+    return {
+        "s/epoch": f"{prediction.seconds_per_epoch:.3g}",
+        **{stage: f"{seconds:.3g}" for stage, seconds in prediction.stage_seconds.items()},
+        "s in all": f"{prediction.seconds_total:.4g}",
+        "bytes/image": f"{prediction.bytes_up_per_image:,.0f}",
+        "MB sent": f"{(prediction.bytes_up_total + prediction.bytes_down_total) / 1e6:,.1f}",
+        "edge MiB": f"{prediction.edge_peak_bytes / 2**20:,.0f}",
+        "edge J": "–" if joules is None else f"{joules:,.0f}",
+        "depth": f"{prediction.depth:.2f}",
+    }
 
 
 def explain(plan: Plan) -> list[str]:

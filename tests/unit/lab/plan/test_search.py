@@ -145,7 +145,8 @@ def test_the_picture_has_a_bar_for_each_cut_and_method(
     png, page = draw_plan(plan, tmp_path / "a" / "plan.png"), draw_plan(plan, tmp_path / "plan.html")
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text()
-    assert "<svg" in text and text.count("<tr") == 1 + len(plan.ranked) and "http" not in text
+    assert "<svg" in text and text.count("<tr") == 1 + len(plan.ranked) and "://" not in text
+    assert "Plan · smartedge" in text and "not allowed: depth" in text
 
 
 @pytest.mark.parametrize("name", ["plan.pdf", "plan"])
