@@ -152,7 +152,7 @@ def _read(path: Path) -> bytes | str:
     except PermissionError:
         return "image file may not be read (permissions)"
     except OSError as error:
-        return f"image file cannot be read ({error.strerror})"
+        return str(error.strerror)
 
 
 def _decode_array(pixels: Pixels, size: ImageSize, fit: Fit) -> Pixels | str:
