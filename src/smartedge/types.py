@@ -32,8 +32,10 @@ __all__ = [
     "EncodedBatch",
     "FeatureBatch",
     "Features",
+    "Floats",
     "Frame",
     "ImageBatch",
+    "Ints",
     "Labels",
     "ReleaseEvent",
     "ReleasedBatch",
@@ -50,6 +52,8 @@ EDGE_NAME = r"[a-z0-9][a-z0-9_-]{0,62}"  # pattern of an edge's name; it becomes
 
 SplitName = Literal["train", "val", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Bytes: TypeAlias = "bytes | memoryview"  # a view: what came over a link lies in the message that brought it
 Features: TypeAlias = "NDArray[np.float32] | NDArray[np.uint8]"  # (B, *F); uint8 where images are uploaded
 Labels: TypeAlias = "NDArray[np.int64] | NDArray[np.float32]"  # int64 (B,) or float32 (B, K): see Task

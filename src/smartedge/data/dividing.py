@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smartedge.data.dataset import Split
 from smartedge.data.raw import SPLIT_NAMES, RawData, list_some, split_in, split_of, words
 from smartedge.errors import DataError
-from smartedge.types import SplitName, Task
+from smartedge.types import Ints, SplitName, Task
 
 __all__ = ["SPLIT_COLUMNS", "balanced", "divide", "set_apart", "stratified"]
 
@@ -23,11 +22,9 @@ _ABOUT = frozenset({"is", "in", "for", "set", "split", "data", "image", "img"})
 _YES_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _NUMBERED: dict[str, SplitName] = {"0": "train", "1": "val", "2": "test"}  # as CelebA has it
 
-Indices = NDArray[np.int64]
-
 
 def divide(
-    data: RawData, task: Task, rows: dict[SplitName, Indices], origin: dict[SplitName, SplitName], notes: list[str]
+    data: RawData, task: Task, rows: dict[SplitName, Ints], origin: dict[SplitName, SplitName], notes: list[str]
 ) -> None:
     """Divide a data set whose files do not divide it by a column that names splits, where it has one.
 
@@ -129,20 +126,20 @@ def set_apart(
     return train.subset(np.flatnonzero(~apart_N)), train.subset(np.flatnonzero(apart_N))
 
 
-def balanced(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
+def balanced(classes: Ints, size: int, rng: np.random.Generator) -> Ints:
     """``size`` positions, ascending, with equally many of every class. A class with too few gives all that it has."""
     order = rng.permutation(len(classes))
     return np.sort(order[np.argsort(_place_in_class(classes[order]), kind="stable")[:size]])
 
 
-def stratified(classes: Indices, size: int, rng: np.random.Generator) -> Indices:
+def stratified(classes: Ints, size: int, rng: np.random.Generator) -> Ints:
     """``size`` positions, ascending, in which each class has the share that it has in the whole."""
     order = rng.permutation(len(classes))
     share = (_place_in_class(classes[order]) + 0.5) / np.bincount(classes)[classes[order]]
     return np.sort(order[np.argsort(share, kind="stable")[:size]])
 
 
-def _place_in_class(classes: Indices) -> Indices:
+def _place_in_class(classes: Ints) -> Ints:
     """For each element, how many of the same class come before it."""
     order = np.argsort(classes, kind="stable")
     starts = np.searchsorted(classes[order], classes[order])

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from smartedge.data.raw import RawData, list_some
 from smartedge.data.suspect import refuse_suspect, refuse_twins
 from smartedge.errors import DataError
-from smartedge.types import SplitName, Task
+from smartedge.types import Ints, SplitName, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +35,6 @@ _WORDS = {pa.bool_(): "yes/no values", pa.int64(): "whole numbers", pa.string():
 
 _MOST_VALUES = 20  # so many different values may be classes of a very small data set
 
-Codes = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Column:
@@ -45,7 +42,7 @@ class Column:
 
     column: str
     names: tuple[str, ...]  # of its classes
-    codes: Mapping[SplitName, Codes]  # int64 (N,), places in ``names``; -1 where a row has no label that can be used
+    codes: Mapping[SplitName, Ints]  # int64 (N,), places in ``names``; -1 where a row has no label that can be used
     unusable: str  # why not
 
 
@@ -131,7 +128,7 @@ def _refuse_measured(column: Column, data: RawData) -> None:
         )
 
 
-def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Codes) -> Tensor:
+def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Ints) -> Tensor:
     """The labels of some rows of a split, as :class:`~smartedge.types.Task` describes them."""
     import torch  # not above: whoever only checks columns needs none
 
@@ -283,12 +280,12 @@ def _whole(column: pa.ChunkedArray, data: RawData, name: str) -> pa.ChunkedArray
         ) from error
 
 
-def _integers(column: pa.ChunkedArray) -> Codes:
+def _integers(column: pa.ChunkedArray) -> Ints:
     """int64, with -1 for null."""
     return np.asarray(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), np.int64)
 
 
-def _bounded(codes: Codes, classes: int) -> Codes:
+def _bounded(codes: Ints, classes: int) -> Ints:
     return np.where((codes >= 0) & (codes < classes), codes, -1)
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smartedge.data.dataset import Split
 from smartedge.data.dividing import balanced, divide, stratified
@@ -15,14 +14,12 @@ from smartedge.data.raw import PERSON_COLUMN, Images, RawData, list_some
 from smartedge.data.reading.images import ImageStore
 from smartedge.data.suspect import notes_on_labels
 from smartedge.errors import DataError
-from smartedge.types import SPLITS, SplitName, Task
+from smartedge.types import SPLITS, Ints, SplitName, Task
 
 __all__ = ["MOST_SKIPPED", "Selection"]
 
 MOST_SKIPPED = 0.05  # share of a split's images that may be left out; more means a mistake in the data set
 CARVED = 0.1  # share of the training images that is set apart for a split that the data set lacks
-
-Indices = NDArray[np.int64]
 
 
 class Selection:
@@ -141,7 +138,7 @@ class Selection:
             self.rows[split] = self.rows[split][wanted[self.rows[split]]]
         return store
 
-    def _classes(self, split: SplitName) -> Indices:
+    def _classes(self, split: SplitName) -> Ints:
         """What subsets are balanced by: the class of each row, or nothing (one class for all)."""
         rows = self.rows[split]
         if not self._balances:
@@ -156,7 +153,7 @@ def _labelled(
     task: Task,
     columns: Sequence[Column],
     skipped: Counter[str],
-) -> Indices:
+) -> Ints:
     """The rows of a split that have all labels, or one at least where labels may lack. ``skipped`` counts the others.
 
     Raises:
@@ -177,8 +174,8 @@ def _labelled(
 
 
 def _without(
-    name: str, split: SplitName, images: Images, rows: Indices, reasons: Mapping[int, str], skipped: Counter[str]
-) -> Indices:
+    name: str, split: SplitName, images: Images, rows: Ints, reasons: Mapping[int, str], skipped: Counter[str]
+) -> Ints:
     """``rows`` without those for which there is a reason. These are counted in ``skipped``.
 
     Raises:
@@ -195,7 +192,7 @@ def _without(
     return rows[~np.isin(rows, list(found))] if found else rows
 
 
-def _persons(data: RawData, source: SplitName, chosen: Indices) -> Indices:
+def _persons(data: RawData, source: SplitName, chosen: Ints) -> Ints:
     """A number for the person in each image. An image without a name is a person of its own."""
     if PERSON_COLUMN not in data.splits[source].columns:
         return np.arange(len(chosen))
@@ -209,7 +206,7 @@ def _check_classes(
     name: str,
     columns: Sequence[Column],
     task: Task,
-    places: Mapping[SplitName, tuple[SplitName, Indices]],
+    places: Mapping[SplitName, tuple[SplitName, Ints]],
     notes: list[str],
 ) -> None:
     """Refuse a column that cannot be learned or hidden; note classes that a split lacks.
@@ -250,6 +247,6 @@ def _check_classes(
         notes.append(f"nothing can be learned of {list_some(constant)}: all training images of {name} are alike")
 
 
-def _occurring(codes: Indices) -> list[int]:
+def _occurring(codes: Ints) -> list[int]:
     found: list[int] = np.flatnonzero(np.bincount(codes[codes >= 0])).tolist()
     return found

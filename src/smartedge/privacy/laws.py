@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
 from smartedge.privacy.mechanisms import Additive, Discrete, Gaussian, Laplace, Mechanism
+from smartedge.types import Floats
 
 __all__ = ["CodewordLaw", "GaussianLaw", "GridLaw", "LaplaceLaw", "ReleaseLaw", "release_law"]
 
-Floats = NDArray[np.float64]
 
 _MOST_OUTCOMES = 20_000  # in a table
 _MOST_NUMBERS = 2**14  # of several Laplace releases of one image: a density is a sum over all of them

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from smartedge.data.drawn.canvas import Floats
 from smartedge.data.drawn.parts import ATTRIBUTES, Face
 from smartedge.data.raw import Images, RawData, RawSplit
 from smartedge.data.reading.readers import Block, InBlocks
@@ -32,9 +32,6 @@ EXPRESSIONS = ("neutral", "surprise", "smile", "laugh")  # neither; mouth_open a
 DEFAULT_COUNTS: dict[SplitName, int] = {"train": 4000, "val": 500, "test": 1000}
 VERSION = 1  # raise it when a drawing changes, so that cached images are drawn again
 CHUNK = 32  # small enough that the arrays of a chunk stay in the processor's cache
-
-
-Floats = NDArray[Any]  # float32
 
 
 def open_drawn(image_size: int | ImageSize, counts: dict[SplitName, int] | None = None) -> RawData:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -29,6 +28,7 @@ from smartedge.files import private_folder, replacing, write_atomically
 from smartedge.images.decode import Fit, decode
 from smartedge.images.size import ImageSize
 from smartedge.locks import lock_at_once
+from smartedge.types import Ints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,8 +50,6 @@ CHUNK = 32  # images that are decoded at a time
 LEFT_OVER_S = 10.0  # a younger file may belong to a process that has not locked it yet
 PATIENCE_S = 2.0  # decoding that takes longer shows its progress
 
-Indices = NDArray[np.int64]
-
 
 class ImageStore(Protocol):
     """Images of one source.
@@ -63,10 +61,10 @@ class ImageStore(Protocol):
     bad: dict[int, str]
     streamed: bool
 
-    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+    def shuffled(self, indices: Ints, random: np.random.Generator) -> Ints:
         """Positions in ``indices``, int64 (N,), in a random order that suits the store."""
 
-    def read(self, indices: Indices) -> Tensor:
+    def read(self, indices: Ints) -> Tensor:
         """The images of these indices in the source, uint8 (B, C, H, W)."""
 
 
@@ -75,7 +73,7 @@ class _Kept:
 
     streamed = False
 
-    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+    def shuffled(self, indices: Ints, random: np.random.Generator) -> Ints:
         """As :class:`ImageStore` says: any order suits."""
         return random.permutation(np.arange(len(indices)))
 
@@ -92,7 +90,7 @@ class _File(_Kept):
         offset: int,
         shape: tuple[int, int, int, int],
         bad: dict[int, str],
-        rows: Indices | None,
+        rows: Ints | None,
     ) -> None:
         self._file = os.open(pixels, os.O_RDONLY)  # held open, so that cleaning the cache does not end a run
         weakref.finalize(self, os.close, self._file)
@@ -101,7 +99,7 @@ class _File(_Kept):
         self._rows = rows
         self.bad = bad
 
-    def read(self, indices: Indices) -> Tensor:
+    def read(self, indices: Ints) -> Tensor:
         """The images of these indices in the source, uint8 (B, C, H, W).
 
         The file is mapped during the call only: what was read does not stay in the process.
@@ -117,7 +115,7 @@ class _File(_Kept):
 class _Joined(_Kept):
     """Images in several files, part after part. A part of which nothing is needed is None."""
 
-    def __init__(self, parts: Sequence[_File | None], starts: Indices) -> None:
+    def __init__(self, parts: Sequence[_File | None], starts: Ints) -> None:
         self._parts = parts
         self._starts = starts
         self.bad = {
@@ -127,7 +125,7 @@ class _Joined(_Kept):
             for index, reason in part.bad.items()
         }
 
-    def read(self, indices: Indices) -> Tensor:
+    def read(self, indices: Ints) -> Tensor:
         """As :class:`ImageStore` says."""
         import torch
 
@@ -167,7 +165,7 @@ def open_images(
     image_size: int | ImageSize,
     fit: Fit = "crop",
     cache_dir: Path,
-    rows: Indices | None = None,
+    rows: Ints | None = None,
     cache_bytes: int | None = None,
 ) -> ImageStore:
     """The images of a source, decoded now or in an earlier call.
@@ -210,7 +208,7 @@ def open_images(
     return _Joined(stores, np.array(starts))
 
 
-def parts_of(images: Images, rows: Indices | None) -> Iterator[tuple[int, Images, Indices | None]]:
+def parts_of(images: Images, rows: Ints | None) -> Iterator[tuple[int, Images, Ints | None]]:
     """Each part of a source: the index at which it begins, and which of its images are needed; None: all."""
     start = 0
     for part in images.parts or (images,):
@@ -229,7 +227,7 @@ def decode_threads() -> int:
 
 
 def _open_file(
-    images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path, rows: Indices | None
+    images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path, rows: Ints | None
 ) -> tuple[_File, Path]:
     """The images of one part, decoded now or earlier, and the name of its files without ending."""
     base = base_of(images, name, size, fit, cache_dir)
@@ -262,7 +260,7 @@ def base_of(images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Pat
     return cache_dir / f"{label}-{size.plain}px-{_digest(images, size, fit)}"
 
 
-def of_rows(base: Path, rows: Indices) -> Path:
+def of_rows(base: Path, rows: Ints) -> Path:
     """The same for some of the images."""
     return base.with_name(f"{base.name}-{hashlib.sha256(rows.tobytes()).hexdigest()[:8]}")
 
@@ -289,7 +287,7 @@ def _files(base: Path) -> tuple[Path, Path]:
     return base.with_name(base.name + ".npy"), base.with_name(base.name + ".json")
 
 
-def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) -> _File | None:
+def _open(base: Path, shape: tuple[int, int, int, int], rows: Ints | None) -> _File | None:
     """The store in these two files, or None if one of them is missing or incomplete."""
     pixels, notes = _files(base)
     try:
@@ -308,7 +306,7 @@ def _open(base: Path, shape: tuple[int, int, int, int], rows: Indices | None) ->
 
 
 def _build(
-    images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Indices | None, fit: Fit
+    images: Images, name: str, shape: tuple[int, int, int, int], base: Path, rows: Ints | None, fit: Fit
 ) -> None:
     """Decode what is needed, and write both files: each to a temporary name, then moved into place."""
     count, size = shape[0], ImageSize(shape[2], shape[3], shape[1])

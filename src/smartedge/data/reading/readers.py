@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smartedge.errors import DataError
 from smartedge.images.decode import Item
+from smartedge.types import Ints
 
 __all__ = ["Anywhere", "Block", "InBlocks", "Reader"]
 
@@ -22,16 +22,14 @@ _SLICE_BYTES = WINDOW_BYTES // 4  # a longer block is read in slices
 HELD_BYTES = 2 * (WINDOW_BYTES + _SLICE_BYTES)  # two windows, since a batch may need images of both
 _MOST_OPEN = 2  # blocks that are read in part: where a window ends in one and begins in another
 
-Indices = NDArray[np.int64]
-
 
 class Reader(Protocol):
     """Gives the images of a source by their indices, without reading all of them."""
 
-    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+    def shuffled(self, indices: Ints, random: np.random.Generator) -> Ints:
         """Positions in ``indices``, int64 (N,), in a random order in which the images can be read without delay."""
 
-    def items(self, indices: Indices) -> list[Item]:
+    def items(self, indices: Ints) -> list[Item]:
         """The images of these indices. Any thread may call it.
 
         Raises:
@@ -49,11 +47,11 @@ class Anywhere:
     def __init__(self, item: Callable[[int], Item]) -> None:
         self._item = item
 
-    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+    def shuffled(self, indices: Ints, random: np.random.Generator) -> Ints:
         """As :class:`Reader` says."""
         return random.permutation(len(indices))
 
-    def items(self, indices: Indices) -> list[Item]:
+    def items(self, indices: Ints) -> list[Item]:
         """As :class:`Reader` says."""
         return [self._item(index) for index in indices.tolist()]
 
@@ -93,7 +91,7 @@ class InBlocks:
                 sizes.append(block.bytes * counts[-1] // block.count)
         self._start_S, self._block_S, self._bytes_S = np.cumsum([0, *counts]), np.array(numbers), np.array(sizes)
 
-    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+    def shuffled(self, indices: Ints, random: np.random.Generator) -> Ints:
         """As :class:`Reader` says."""
         rank = random.permutation(len(self._blocks))
         order_S = np.argsort(rank[self._block_S], kind="stable")  # slices of a block stay in order
@@ -103,7 +101,7 @@ class InBlocks:
         window = window_S[np.searchsorted(self._start_S, indices[shuffled], side="right") - 1]
         return shuffled[np.argsort(window, kind="stable")]
 
-    def items(self, indices: Indices) -> list[Item]:
+    def items(self, indices: Ints) -> list[Item]:
         """As :class:`Reader` says."""
         slice_B = np.searchsorted(self._start_S, indices, side="right") - 1
         found: list[Item] = [None] * len(indices)

@@ -25,6 +25,7 @@ from smartedge.errors import DataError
 from smartedge.files import private_folder, write_atomically
 from smartedge.images.decode import Fit, Item, decode
 from smartedge.images.size import ImageSize
+from smartedge.types import Ints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["StreamedImages", "open_streamed"]
 
 _AT_ONCE = 32  # images that are looked at together: they may be large
-
-Indices = NDArray[np.int64]
 
 
 def open_streamed(
@@ -43,7 +42,7 @@ def open_streamed(
     image_size: ImageSize,
     fit: Fit = "crop",
     cache_dir: Path,
-    rows: Indices | None = None,
+    rows: Ints | None = None,
 ) -> StreamedImages:
     """The images of a source, of which none is kept. Arguments as of :func:`smartedge.data.reading.images.open_images`.
 
@@ -64,7 +63,7 @@ def open_streamed(
 
 
 def _unusable(
-    images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path, rows: Indices | None
+    images: Images, name: str, size: ImageSize, fit: Fit, cache_dir: Path, rows: Ints | None
 ) -> dict[int, str]:
     """Index → reason of the images that cannot be decoded; found now, or in an earlier call."""
     base = base_of(images, name, size, fit, cache_dir)
@@ -97,7 +96,7 @@ def _known(base: Path) -> dict[int, str] | None:
         return None
 
 
-def _look(images: Images, name: str, size: ImageSize, fit: Fit, rows: Indices | None) -> dict[int, str]:
+def _look(images: Images, name: str, size: ImageSize, fit: Fit, rows: Ints | None) -> dict[int, str]:
     """Decode every image that is needed, some at a time."""
     indices = np.arange(images.count) if rows is None else rows
     items = images.chosen(rows)
@@ -134,11 +133,11 @@ class StreamedImages:
         weakref.finalize(self, self._pool.shutdown, wait=False)
         self.bad = bad
 
-    def shuffled(self, indices: Indices, random: np.random.Generator) -> Indices:
+    def shuffled(self, indices: Ints, random: np.random.Generator) -> Ints:
         """As :class:`smartedge.data.reading.readers.Reader` says."""
         return self._reader.shuffled(indices, random)
 
-    def read(self, indices: Indices) -> Tensor:
+    def read(self, indices: Ints) -> Tensor:
         """The images of these indices in the source, uint8 (B, C, H, W).
 
         Raises:

@@ -8,15 +8,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from smartedge.types import Floats
 
 if TYPE_CHECKING:
     from smartedge.lab.audit.evidence import Evidence
 
 __all__ = ["ATTACKS", "Attack", "Diverged", "Reading", "Unit", "available"]
-
-Floats = NDArray[np.float64]
 
 
 class Diverged(Exception):

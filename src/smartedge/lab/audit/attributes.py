@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from smartedge.artifacts.attacks import AttackFigures, KindFigures, NamedFigures
 from smartedge.artifacts.audit import Skipped
@@ -24,14 +23,13 @@ from smartedge.lab.audit.judge import judge, selection_score
 from smartedge.lab.audit.store import Store, key_of
 from smartedge.metrics import softmax
 from smartedge.runs.progress import Monitor
+from smartedge.types import Floats
 
 __all__ = ["BestAttackers", "Finding", "Findings", "check_classes", "in_focus", "infer", "plan", "summarise"]
 
 _ENSEMBLE = 5  # networks whose answers are averaged
 _LEAST_SECONDS = 5.0  # for an attacker that is trained even when no time is left
 _ONE_EACH = 3  # up to so many attributes, each gets its own networks
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

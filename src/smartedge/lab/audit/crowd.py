@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "Crowd", "Floats", "Fold", "Ints", "Sees", "person_numbers"]
+from smartedge.types import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+__all__ = ["Columns", "Crowd", "Fold", "Sees", "person_numbers"]
+
 Sees = Literal["release", "label", "both"]  # of an image: its release, its true desired label
 
 _COMPONENTS = 256  # principal components, at most

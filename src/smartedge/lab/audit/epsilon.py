@@ -23,7 +23,7 @@ from smartedge.extras import how_to_install
 from smartedge.lab.audit.clock import Clock
 from smartedge.privacy.accountant import gaussian_epsilon
 from smartedge.privacy.mechanisms import Mechanism
-from smartedge.types import Features
+from smartedge.types import Features, Floats
 
 __all__ = [
     "Pair",
@@ -42,7 +42,6 @@ _CHUNK_NUMBERS = 2**20
 _THRESHOLDS = 500
 _SURE = 1e300
 
-Floats = NDArray[np.float64]
 Words = Callable[[int], NDArray[np.uint64]]
 
 

@@ -16,12 +16,10 @@ from smartedge.artifacts.attacks import NamedFigures
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import judge
 from smartedge.lab.audit.trees import Table, fit_logistic, fit_trees
-from smartedge.types import SPLITS
+from smartedge.types import SPLITS, Floats, Ints
 
 __all__ = ["label_floor", "prediction_floor", "table_attack"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Answers = Ints | NDArray[np.float32]
 
 

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.attacks import Identity, LinkFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, person_numbers
+from smartedge.lab.audit.crowd import Columns, Crowd, Fold, person_numbers
 from smartedge.lab.audit.pairs import RESAMPLES, Pairs
 from smartedge.models.optim import in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Floats, Ints
 
 __all__ = ["link_releases"]
 

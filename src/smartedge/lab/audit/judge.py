@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from smartedge import metrics
 from smartedge.artifacts.attacks import AttackFigures
+from smartedge.types import Floats, Ints
 
 __all__ = ["balanced_accuracy_interval", "by_person", "choose_threshold", "decide", "judge", "selection_score"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _LEVEL = 0.95  # of intervals
 _RESAMPLES = 2000

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from smartedge import metrics
@@ -23,13 +22,13 @@ from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Floats
 
 __all__ = ["membership"]
 
 _REFERENCES = 512  # own images that the calibrated statistic uses
 _BATCH = 128
 
-Floats = NDArray[np.float64]
 Likelihood = Callable[[Tensor, Tensor], Tensor]  # releases (N, D), candidates (M, D) → (N, M)
 
 

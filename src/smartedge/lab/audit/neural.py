@@ -8,7 +8,6 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from smartedge.models.layout import in_memory
 from smartedge.models.optim import apply_gradients, make_optimizer
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Floats
 
 __all__ = ["Standardise", "read_with_network"]
 
@@ -32,8 +32,6 @@ _FEWEST_EPOCHS = 3  # an attacker with fewer epochs is not tried
 _TIMED_STEPS = 6
 _LEAST_DEVIATION = 1e-30  # of a column: its inverse is a float32
 _READING = 1 / 3  # time to read a batch, in units of a training step
-
-Floats = NDArray[np.float64]
 
 
 class Standardise(nn.Module):

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from smartedge.lab.audit.clock import Clock
-from smartedge.lab.audit.crowd import Crowd, Floats, Ints, person_numbers
+from smartedge.lab.audit.crowd import Crowd, person_numbers
+from smartedge.types import Floats, Ints
 
 __all__ = ["RESAMPLES", "Pairs"]
 

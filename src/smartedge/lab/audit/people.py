@@ -15,12 +15,13 @@ from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.certificate.evidence import held_out
 from smartedge.lab.audit.certificate.sets import MOST_IMAGES, held_sets, set_law
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.crowd import Crowd, Fold, Ints, person_numbers
+from smartedge.lab.audit.crowd import Crowd, Fold, person_numbers
 from smartedge.lab.audit.evidence import Auxiliary, Evidence, of_a_training_image
 from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
 from smartedge.lab.audit.persons import BANDS, read_persons
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Ints
 
 __all__ = ["find_identity", "find_persons", "fold_of"]
 

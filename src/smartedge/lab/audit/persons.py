@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from smartedge import metrics
 from smartedge.artifacts.attacks import PersonBand, PersonFigures
 from smartedge.lab.audit.clock import Clock
-from smartedge.lab.audit.crowd import Columns, Crowd, Floats, Fold, Ints, Sees, person_numbers
+from smartedge.lab.audit.crowd import Columns, Crowd, Fold, Sees, person_numbers
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold, decide, selection_score
 from smartedge.models.optim import in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Floats, Ints
 
 __all__ = ["BANDS", "Band", "Sets", "read_persons", "sets_of"]
 

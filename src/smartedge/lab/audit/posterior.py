@@ -15,10 +15,10 @@ from smartedge.lab.audit.certificate.posterior import posterior_attack
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import val_releases
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Floats
 
 __all__ = ["read_by_mixture", "read_by_posterior"]
 
-Floats = NDArray[np.float64]
 
 _WORK = 5e8  # releases times own images that are compared, for four numbers: some seconds
 

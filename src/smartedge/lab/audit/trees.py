@@ -18,6 +18,7 @@ from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import Inputs, val_labels, val_releases
 from smartedge.lab.audit.judge import selection_score
 from smartedge.runs.seeds import derive_seed
+from smartedge.types import Floats, Ints
 
 __all__ = ["Table", "fit_logistic", "fit_trees", "read_with_trees"]
 
@@ -26,8 +27,6 @@ _FIRST_ROUNDS = 10  # before the first look, where time is limited
 _DRAWS = 4  # releases of each training image that trees learn from
 _BINS = 255  # as many as scikit-learn's trees can tell apart
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Columns = NDArray[Any]  # float32 or float64 (N, D)
 
 

@@ -18,13 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from smartedge.types import SplitName
+from smartedge.types import Floats, SplitName
 
 __all__ = ["Pass", "coarsen", "departures", "slowdowns"]
-
-Seconds = NDArray[np.float64]
 
 
 @dataclass
@@ -46,7 +43,7 @@ class Pass:
         self.work[-1, 4] += cloud_s
 
 
-def departures(work_FS: Seconds, rooms: Sequence[int | None], ready: Sequence[float] | None = None) -> Seconds:
+def departures(work_FS: Floats, rooms: Sequence[int | None], ready: Sequence[float] | None = None) -> Floats:
     """Times (F, S), in seconds from the start, at which frame F leaves stage S.
 
     Args:

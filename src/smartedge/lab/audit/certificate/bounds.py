@@ -13,11 +13,11 @@ from functools import cached_property
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
+
+from smartedge.types import Floats
 
 __all__ = ["Counts", "binomial_bound", "bounded_differences", "empirical_bernstein", "lower_tail"]
 
-Floats = NDArray[np.float64]
 
 _FINENESS = 1 / 40  # tolerance of the search, as a share of the width of Hoeffding's bound
 _CELLS = 16  # number of cells at the start of the search

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from smartedge.lab.audit.certificate.bounds import empirical_bernstein
 from smartedge.privacy.laws import ReleaseLaw
+from smartedge.types import Floats, Ints
 
 __all__ = ["PlugIn", "Sample", "class_densities", "label_floor", "plug_in", "sample_of"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 _PAIRS = 4_000_000  # pairs of draw and image whose densities are in memory at one time

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 
 from smartedge.lab.audit.certificate.plugin import Sample, class_densities
 from smartedge.privacy.laws import ReleaseLaw
+from smartedge.types import Floats, Ints
 
 __all__ = ["posterior_attack"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 _PAIRS = 4_000_000  # pairs of release and image whose densities are in memory at one time
 

@@ -22,11 +22,10 @@ from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import Mechanism
+from smartedge.types import Floats
 
 __all__ = ["MOST_IMAGES", "SetLaw", "held_sets", "set_law"]
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 MOST_IMAGES = 5  # a density is a mean over all m! orders
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from smartedge.data.layouts.cells import LACKING
 from smartedge.errors import DataError
 from smartedge.logs import plain
-from smartedge.types import SPLITS, SplitName
+from smartedge.types import SPLITS, Ints, SplitName
 
 __all__ = ["Column", "FeatureTable", "table_of"]
 
@@ -26,7 +26,6 @@ _LACKING = ("", *LACKING, "None", "<NA>", "NaT")  # texts that libraries write f
 _LONGEST = 1000  # characters of a label or name
 _LARGEST = 2.0**53  # float64 has every whole number up to this one
 
-Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 
