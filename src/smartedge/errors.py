@@ -21,6 +21,7 @@ Messages say what was wrong, where, and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "RunError",
     "SmartEdgeError",
     "from_code",
+    "list_some",
 ]
 
 
@@ -136,3 +138,9 @@ def from_code(code: str, message: str) -> SmartEdgeError | None:
         if kind.code == code:
             return kind(message)
     return None
+
+
+def list_some(names: Iterable[object], most: int = 5) -> str:
+    """The first names of a list, for a message."""
+    words = [str(name) for name in names]
+    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.artifacts.summary import refuse_unfinished
 from smartedge.cli.arguments import count, names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
-from smartedge.errors import ConfigError, DataError
+from smartedge.errors import ConfigError, DataError, list_some
 from smartedge.lab.audit.clock import Clock
 from smartedge.logs import say
 from smartedge.metrics import rounded_up
@@ -279,8 +279,7 @@ def _cut_short(skipped: Sequence[Skipped]) -> str:
     reasons = Counter(entry.reason for entry in skipped)
     reason, _ = reasons.most_common(1)[0]
     others = f", and {len(reasons) - 1} other reasons" if len(reasons) > 1 else ""
-    named = ", ".join(attacks[:5]) + (f" and {len(attacks) - 5} more" if len(attacks) > 5 else "")
-    return f"not in full: {named}: {reason}{others}; audit.json lists all {len(skipped)}"
+    return f"not in full: {list_some(attacks)}: {reason}{others}; audit.json lists all {len(skipped)}"
 
 
 def _print_kinds(result: Audit, console: Console) -> None:

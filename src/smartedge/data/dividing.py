@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from smartedge.data.dataset import Split
-from smartedge.data.raw import SPLIT_NAMES, RawData, list_some, split_in, split_of, words
-from smartedge.errors import DataError
+from smartedge.data.raw import SPLIT_NAMES, RawData, split_in, split_of, words
+from smartedge.errors import DataError, list_some
 from smartedge.types import Ints, SplitName, Task
 
 __all__ = ["SPLIT_COLUMNS", "balanced", "divide", "set_apart", "stratified"]

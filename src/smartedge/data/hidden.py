@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from smartedge.data.dataset import DataSet
-from smartedge.data.raw import PERSON_COLUMN, list_some
-from smartedge.errors import DataError
+from smartedge.data.raw import PERSON_COLUMN
+from smartedge.errors import DataError, list_some
 
 __all__ = ["check_hidden"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from smartedge.data.raw import RawData, list_some
+from smartedge.data.raw import RawData
 from smartedge.data.suspect import refuse_suspect, refuse_twins
-from smartedge.errors import DataError
+from smartedge.errors import DataError, list_some
 from smartedge.types import Ints, SplitName, Task
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,6 @@ __all__ = [
     "Images",
     "RawData",
     "RawSplit",
-    "list_some",
     "refuse_lfs_pointer",
     "refuse_no_file",
     "slices",
@@ -95,12 +94,6 @@ def refuse_no_file(path: Path) -> Path:
             "by 'git annex get'), or remove it"
         )
     return path
-
-
-def list_some(names: Iterable[object], most: int = 5) -> str:
-    """The first names of a list, for a message."""
-    words = [str(name) for name in names]
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
 
 
 def slices(count: int) -> list[slice]:

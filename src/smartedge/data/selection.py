@@ -10,10 +10,10 @@ import numpy as np
 from smartedge.data.dataset import Split
 from smartedge.data.dividing import balanced, divide, stratified
 from smartedge.data.labels import Column, Labels, labels_of, person_names
-from smartedge.data.raw import PERSON_COLUMN, Images, RawData, list_some
+from smartedge.data.raw import PERSON_COLUMN, Images, RawData
 from smartedge.data.reading.images import ImageStore
 from smartedge.data.suspect import notes_on_labels
-from smartedge.errors import DataError
+from smartedge.errors import DataError, list_some
 from smartedge.types import SPLITS, Ints, SplitName, Task
 
 __all__ = ["MOST_SKIPPED", "Selection"]

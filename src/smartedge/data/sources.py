@@ -13,9 +13,10 @@ from smartedge.data.layouts.columnar import find_tables, open_tables
 from smartedge.data.layouts.folder import open_folder
 from smartedge.data.layouts.foreign import recognise
 from smartedge.data.layouts.hub import open_hub
+from smartedge.data.layouts.listing import find_files
 from smartedge.data.layouts.medmnist import open_medmnist
 from smartedge.data.layouts.stored import ARROW, PARQUET
-from smartedge.data.layouts.webdataset import TAR, find_webdataset, open_webdataset
+from smartedge.data.layouts.webdataset import TAR, open_webdataset
 from smartedge.data.raw import RawData
 from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import DataError
@@ -84,7 +85,7 @@ def _open_folder(place: Path, cache_dir: Path) -> RawData:
     files, notes = find_tables(place)
     if files:
         return open_tables(name, place, files, notes)
-    files, notes = find_webdataset(place)
+    files, notes = find_files(place, TAR)
     if files:
         return open_webdataset(name, files, notes, cache_dir)
     return open_folder(place)

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.data.raw import list_some
-from smartedge.errors import DataError
+from smartedge.errors import DataError, list_some
 from smartedge.types import Task
 
 __all__ = ["notes_on_labels", "refuse_suspect", "refuse_twins"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections import Counter
@@ -152,6 +153,8 @@ def _read(path: Path) -> bytes | str:
     except PermissionError:
         return "image file may not be read (permissions)"
     except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
         return str(error.strerror)
 
 

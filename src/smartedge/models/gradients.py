@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from smartedge.errors import CutError
+from smartedge.errors import CutError, list_some
 from smartedge.models.blame import kind_and_place
 from smartedge.models.copying import copied
 from smartedge.models.cutting.part import Part
@@ -69,16 +69,16 @@ def what_stays_untrained(
     said = []
     if found.without:
         said.append(
-            f"{len(found.without)} of {total} parameters get no gradient ({_some(found.without)}), since its code "
-            "detaches what they give, or computes it under torch.no_grad(), outside torch, or in a checkpoint with "
-            "use_reentrant=True that takes the images themselves"
+            f"{len(found.without)} of {total} parameters get no gradient ({list_some(found.without, _SHOWN)}), since "
+            "its code detaches what they give, or computes it under torch.no_grad(), outside torch, or in a "
+            "checkpoint with use_reentrant=True that takes the images themselves"
         )
         if must_learn and len(found.without) == len(_names(module)):
             raise CutError(f"nothing of the network can be trained: {said[0]}")
     if found.zero:
         said.append(
-            f"the gradient of {len(found.zero)} of {total} parameters is always zero ({_some(found.zero)}), since its "
-            "code rounds, compares or takes a sign behind them"
+            f"the gradient of {len(found.zero)} of {total} parameters is always zero "
+            f"({list_some(found.zero, _SHOWN)}), since its code rounds, compares or takes a sign behind them"
         )
     return f"a part of the network keeps the values that it begins with: {'; '.join(said)}" if said else None
 
@@ -102,8 +102,8 @@ def refuse_lost_gradients(part: Part, at: str, input_shape: tuple[int, ...]) -> 
     lost = [name for name in found if name not in untrained(part, features.requires_grad_()).without]
     if lost:
         raise CutError(
-            f"the network cannot be cut at {at}: {_some(tuple(lost))} would learn nothing behind it, since the code "
-            "there gives no gradient where what it takes has none. Pass use_reentrant=False to "
+            f"the network cannot be cut at {at}: {list_some(lost, _SHOWN)} would learn nothing behind it, since the "
+            "code there gives no gradient where what it takes has none. Pass use_reentrant=False to "
             "torch.utils.checkpoint, or choose another cut"
         )
 
@@ -217,8 +217,3 @@ def _move_from_zero(parameters: Iterable[nn.Parameter]) -> None:
 def _forget_gradients(module: nn.Module) -> None:
     for parameter in module.parameters():
         parameter.grad = None
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

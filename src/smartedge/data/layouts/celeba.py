@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from smartedge.data.layouts.image_files import images_of
 from smartedge.data.layouts.tables import leads_out
-from smartedge.data.raw import PERSON_COLUMN, Images, RawData, RawSplit
-from smartedge.data.reading.readers import Anywhere
+from smartedge.data.raw import PERSON_COLUMN, RawData, RawSplit
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
@@ -57,14 +56,7 @@ def open_celeba(path: Path) -> RawData:
     for part, split in _PARTITIONS.items():
         rows = np.flatnonzero(partition == part)
         if len(rows):
-            files = [folder / attributes[row] for row in rows]
-            images = Images(
-                len(files),
-                key="files",
-                items=partial(iter, files),
-                files=files,
-                reader=partial(Anywhere, files.__getitem__),
-            )
+            images = images_of([folder / attributes[row] for row in rows])
             splits[split] = RawSplit.from_table(
                 images, pa.table({name: values[rows] for name, values in columns.items()})
             )

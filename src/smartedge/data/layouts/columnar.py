@@ -15,9 +15,9 @@ import pyarrow as pa
 from smartedge.data.layouts.listing import FilesBySplit, find_files
 from smartedge.data.layouts.stored import ARROW, PARQUET, RowGroup, StoredTable, open_table
 from smartedge.data.layouts.tables import FILE_COLUMN
-from smartedge.data.raw import Images, RawData, RawSplit, list_some, slices
+from smartedge.data.raw import Images, RawData, RawSplit, slices
 from smartedge.data.reading.readers import Block, InBlocks
-from smartedge.errors import DataError
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import Item, looks_like_base64
 from smartedge.types import SplitName
 

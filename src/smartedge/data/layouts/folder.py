@@ -12,8 +12,8 @@ from smartedge.data.layouts.foreign import is_archive, recognise
 from smartedge.data.layouts.image_files import images_of
 from smartedge.data.layouts.tabled import by_names, by_table, by_tables, whole_table
 from smartedge.data.layouts.tables import FILE_COLUMN, find_table, tables_of_splits
-from smartedge.data.raw import RawData, RawSplit, list_some, split_in, split_of, words
-from smartedge.errors import DataError
+from smartedge.data.raw import RawData, RawSplit, split_in, split_of, words
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import SUFFIXES, is_hidden, walk
 from smartedge.types import SplitName
 

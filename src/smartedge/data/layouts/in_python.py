@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from smartedge.data.raw import list_some, split_of
-from smartedge.errors import DataError
+from smartedge.data.raw import split_of
+from smartedge.errors import DataError, list_some
 from smartedge.files import private_folder, replacing
 from smartedge.images.size import RGB
 from smartedge.types import SPLITS

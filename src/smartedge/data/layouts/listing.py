@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from smartedge.data.raw import SPLIT_NAMES, list_some, refuse_no_file, split_in, words
-from smartedge.errors import DataError
+from smartedge.data.raw import SPLIT_NAMES, refuse_no_file, split_in, words
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import is_hidden
 from smartedge.types import SplitName
 

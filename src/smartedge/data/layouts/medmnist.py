@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from smartedge.data.raw import Images, RawData, RawSplit, list_some
-from smartedge.errors import DataError
+from smartedge.data.raw import Images, RawData, RawSplit
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import too_large
 from smartedge.images.size import MOST_CHANNELS, RGB
 from smartedge.types import SPLITS, SplitName

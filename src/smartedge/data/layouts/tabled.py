@@ -12,8 +12,8 @@ import pyarrow as pa
 from smartedge.data.dividing import SPLIT_COLUMNS
 from smartedge.data.layouts.image_files import images_of
 from smartedge.data.layouts.tables import FILE_COLUMN, read_table, resolve, unused_tables
-from smartedge.data.raw import RawSplit, list_some, split_of
-from smartedge.errors import DataError
+from smartedge.data.raw import RawSplit, split_of
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import walk
 from smartedge.types import SPLITS, SplitName
 

@@ -16,8 +16,8 @@ import pyarrow.csv
 import pyarrow.json
 
 from smartedge.data.layouts.cells import trimmed, typed
-from smartedge.data.raw import list_some, refuse_lfs_pointer, refuse_no_file, split_of
-from smartedge.errors import DataError
+from smartedge.data.raw import refuse_lfs_pointer, refuse_no_file, split_of
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import is_hidden, looks_like_base64
 from smartedge.types import SplitName
 

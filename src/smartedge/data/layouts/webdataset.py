@@ -19,15 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from smartedge.data.layouts.listing import FilesBySplit, find_files
-from smartedge.data.raw import Images, RawData, RawSplit, list_some, refuse_lfs_pointer, slices
+from smartedge.data.raw import Images, RawData, RawSplit, refuse_lfs_pointer, slices
 from smartedge.data.reading.readers import Anywhere
-from smartedge.errors import DataError
+from smartedge.errors import DataError, list_some
 from smartedge.files import private_folder, replacing
 from smartedge.images.decode import MOST_BYTES, SUFFIXES, Item, is_hidden
 from smartedge.types import SplitName
 
-__all__ = ["TAR", "find_webdataset", "open_webdataset"]
+__all__ = ["TAR", "open_webdataset"]
 
 TAR = frozenset({".tar"})
 _FORMAT = 4  # of the lists that are kept; raise it when they change
@@ -38,11 +37,6 @@ _KEY, _OFFSET, _SIZE = "__key__", "__offset__", "__size__"  # of a list: the nam
 _UNUSED = b"unused"  # in a list's metadata: the endings of what is no image and no label, in words
 
 Scalar = str | int | float | bool | None
-
-
-def find_webdataset(path: Path) -> FilesBySplit:
-    """The tar files of a folder by split, see :func:`~smartedge.data.layouts.listing.find_files`."""
-    return find_files(path, TAR)
 
 
 def open_webdataset(

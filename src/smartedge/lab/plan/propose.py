@@ -17,7 +17,7 @@ from smartedge.data.dividing import SPLIT_COLUMNS
 from smartedge.data.labels import BOOLEAN, Column, read_column
 from smartedge.data.raw import PERSON_COLUMN, RawData
 from smartedge.data.sources import open_raw
-from smartedge.errors import DataError
+from smartedge.errors import DataError, list_some
 from smartedge.images.decode import Item, decode
 from smartedge.images.size import ImageSize
 from smartedge.models.bottleneck import usual_bottleneck
@@ -59,9 +59,7 @@ class DataSummary:
         """One line."""
         return (
             f"{self.path}: {self.images} images of about {self.side} pixels{self._shape()}; columns that can "
-            "be learned: "
-            f"{', '.join(f'{name} ({len(classes)})' for name, classes in itertools.islice(self.columns.items(), 12))}"
-            + (f" and {len(self.columns) - 12} more" if len(self.columns) > 12 else "")
+            f"be learned: {list_some((f'{name} ({len(classes)})' for name, classes in self.columns.items()), 12)}"
         )
 
     def _shape(self) -> str:

@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from smartedge.errors import CutError
+from smartedge.errors import CutError, list_some
 from smartedge.images.size import RGB
 from smartedge.models.zoo.tensor_names import own_names
 
@@ -63,7 +63,7 @@ class Loaded:
 
     def text(self) -> str:
         """One line for the user."""
-        head = f"; begin untrained: {_some(self.replaced)}" if self.replaced else ""
+        head = f"; begin untrained: {list_some(self.replaced, _SHOWN)}" if self.replaced else ""
         size = "" if self.image_size is None else f", trained at {self.image_size}x{self.image_size}"
         mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.pixels.mean, self.pixels.std))
         more = "".join(f"; {note}" for note in self.notes)
@@ -177,7 +177,7 @@ def _compare(
     state, more = _without_their_heads(state, own, heads)
     notes += more
     if taken := _other_channels(own, state):
-        names = _some(taken)
+        names = list_some(taken, _SHOWN)
         channels = next(iter(taken.values())).shape[1]
         rule = (
             "their sum"
@@ -254,9 +254,9 @@ class _Comparison:
         for name in self._outside(self.misfit)[:2]:
             said.append(f"{name} is {_shape(self.state[name])} there and {_shape(self.own[name])} here")
         if missing := self._outside(self.missing):
-            said.append(f"{len(missing)} tensors are not in it: {_some(missing)}")
+            said.append(f"{len(missing)} tensors are not in it: {list_some(missing, _SHOWN)}")
         if extra := self._outside(self.extra):
-            said.append(f"{len(extra)} of its tensors are not in the network: {_some(extra)}")
+            said.append(f"{len(extra)} of its tensors are not in the network: {list_some(extra, _SHOWN)}")
         return "; ".join(said)
 
     @property
@@ -300,15 +300,9 @@ def _without_their_heads(
     if not theirs or len(theirs) < len(extra):
         return state, []
     return {name: tensor for name, tensor in state.items() if name not in theirs}, [
-        f"its head {_some(dict.fromkeys(map(_layer, theirs)))} is left out"
+        f"its head {list_some(dict.fromkeys(map(_layer, theirs)), _SHOWN)} is left out"
     ]
 
 
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a number"
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
