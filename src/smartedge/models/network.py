@@ -20,7 +20,7 @@ from smartedge.models.cutting.part import Part
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
 from smartedge.models.zoo import networks
-from smartedge.models.zoo.weights import Pixels, Pretrained, Rescale
+from smartedge.models.zoo.weights import Pixels, Rescale
 
 __all__ = [
     "Divided",
@@ -193,9 +193,8 @@ def _first_layers(blueprint: Blueprint, model: nn.Module) -> list[nn.Module]:
     channels = ImageSize.of(blueprint.image_size).channels
     usual = Pixels((_MEAN,) * channels, (_SPREAD,) * channels) if loaded is None else loaded.pixels
     pixels = Pixels(blueprint.mean or usual.mean, blueprint.std or usual.std)
-    if loaded is None:
-        return [Rescale(pixels, mean=_MEAN, std=_SPREAD)]
-    return [Pretrained(replace(loaded, pixels=pixels), mean=_MEAN, std=_SPREAD)]
+    loaded = None if loaded is None else replace(loaded, pixels=pixels)
+    return [Rescale(pixels, mean=_MEAN, std=_SPREAD, loaded=loaded)]
 
 
 def _freeze(blueprint: Blueprint, parts: Sequence[Part]) -> None:

@@ -26,7 +26,7 @@ from smartedge.edge.runner import EdgeRunner
 from smartedge.errors import CutError, RunError
 from smartedge.models.exits import TaskExit
 from smartedge.models.network import Divided, EdgeParts
-from smartedge.models.zoo.weights import Loaded, Pixels, Pretrained
+from smartedge.models.zoo.weights import Loaded, Pixels, Rescale
 from smartedge.runs.progress import Quiet, Update
 from smartedge.types import EncodedBatch, Frame, StreamHeader, Task
 from smartedge.wire.frame import ReceivedFrame
@@ -369,7 +369,8 @@ class Rounding(nn.Conv2d):
 def test_what_does_not_learn_is_told(edge_of: Callable[..., EdgeRunner], monkeypatch: pytest.MonkeyPatch) -> None:
     half = nn.Conv2d(3, 2, 4, stride=4)
     half.bias.requires_grad_(False)
-    loaded = Pretrained(Loaded("a file", 7, (), Pixels((0.5,) * 3, (0.25,) * 3), None), mean=0.5, std=0.25)
+    pixels = Pixels((0.5,) * 3, (0.25,) * 3)
+    loaded = Rescale(pixels, mean=0.5, std=0.25, loaded=Loaded("a file", 7, (), pixels, None))
     for front, lines in (
         (nn.Conv2d(3, 2, 4, stride=4), []),
         (nn.Sequential(loaded, nn.Conv2d(3, 2, 4, stride=4)), ["weights: 7 tensors from a file"]),

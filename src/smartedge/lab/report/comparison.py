@@ -101,7 +101,7 @@ def _comparison_page(runs: Sequence[Run]) -> dict[str, object]:
         ),
     ]
     if lines:
-        figures.insert(1, plots.series(lines, "Balanced accuracy on the validation images"))
+        figures.insert(1, plots.series(lines))
     peaks = [peak for run in runs if known(peak := run.results.edge_peak_rss_bytes)]
     if len(peaks) == len(runs):
         megabytes = [peak / 1e6 for peak in peaks]

@@ -232,8 +232,9 @@ def dots(
         return Figure(to_svg(canvas, alt), title, alt)
 
 
-def series(lines: Mapping[str, Sequence[tuple[int, float]]], title: str) -> Figure:
-    """One line per run of a comparison: a share per epoch. Each run has its own dash and marker."""
+def series(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
+    """One line per run of a comparison: its figure in each epoch. Each run has its own dash and marker."""
+    title = "Balanced accuracy on the validation images"
     dashes = ["-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2))]
     with drawing(WIDTH, 3.1) as canvas:
         axes = canvas.subplots()

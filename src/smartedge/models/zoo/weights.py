@@ -22,7 +22,6 @@ __all__ = [
     "IMAGENET",
     "Loaded",
     "Pixels",
-    "Pretrained",
     "Rescale",
     "fill",
     "is_pretrained",
@@ -82,13 +81,15 @@ class Rescale(nn.Module):
         pixels: the scale.
         mean: of the pixel values that come in, in [0, 1].
         std: what they were divided by.
+        loaded: what was put into the network, where it is pretrained.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, pixels: Pixels, *, mean: float, std: float) -> None:
+    def __init__(self, pixels: Pixels, *, mean: float, std: float, loaded: Loaded | None = None) -> None:
         super().__init__()
+        self.loaded = loaded
         scale = [std / value for value in pixels.std]
         shift = [(mean - own) / value for own, value in zip(pixels.mean, pixels.std, strict=True)]
         self.register_buffer("scale", torch.tensor(scale).reshape(-1, 1, 1))
@@ -100,23 +101,10 @@ class Rescale(nn.Module):
         return scaled
 
 
-class Pretrained(Rescale):
-    """First layer of a pretrained network: turns the pixels that all networks get into those that it was trained on.
-
-    Args:
-        loaded: what was put into the network.
-        mean: of the pixel values that come in, in [0, 1].
-        std: what they were divided by.
-    """
-
-    def __init__(self, loaded: Loaded, *, mean: float, std: float) -> None:
-        super().__init__(loaded.pixels, mean=mean, std=std)
-        self.loaded = loaded
-
-
 def loaded_in(modules: Iterable[nn.Module]) -> Loaded | None:
     """What was put into a network of which these are parts; None: nothing."""
-    return next((m.loaded for part in modules for m in part.modules() if isinstance(m, Pretrained)), None)
+    found = (m.loaded for part in modules for m in part.modules() if isinstance(m, Rescale))
+    return next(filter(None, found), None)
 
 
 def is_pretrained(parameter: nn.Parameter) -> bool:
