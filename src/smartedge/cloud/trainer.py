@@ -10,7 +10,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +33,7 @@ from smartedge.models.entrances import Entering
 from smartedge.models.exits import task_loss
 from smartedge.models.network import to_device
 from smartedge.runs.checkpoint import Checkpoints, State, save_weights
+from smartedge.runs.machine import versions
 from smartedge.runs.predictions import Predictions
 from smartedge.runs.progress import Monitor, Update, epoch_line
 from smartedge.runs.record import Recorder
@@ -106,7 +106,7 @@ class BackTrainer:
         """What must be equal at all workers before they go on: versions, settings, and the checkpoint."""
         return {
             "torch": torch.__version__,
-            "smartedge": version("smartedge"),
+            "smartedge": versions().get("smartedge"),
             "settings": self.config.cloud_identity(),
             "completed epochs": self.progress.epoch,
         }
