@@ -14,7 +14,7 @@ from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest.completion import Completion, mark_complete
 from smartedge.cloud.ingest.farewell import Farewell
 from smartedge.cloud.ingest.ingest import Ingest
-from smartedge.cloud.store.feature_log import refuse_if_begun
+from smartedge.cloud.store.feature_log import check_begun
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder
@@ -52,8 +52,7 @@ class Receiving:
         resume: bool,
         start: Callable[[], _Workers] | None,
     ) -> None:
-        if not resume:
-            refuse_if_begun(folder)
+        check_begun(folder, resume=resume)
         _, shapes = build_back(config, 2)
         private_folder(folder)
         self._config = config

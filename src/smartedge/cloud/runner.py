@@ -13,7 +13,7 @@ from smartedge.cloud.ingest.completion import Completion
 from smartedge.cloud.ingest.farewell import Farewell
 from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.learning import Job, Learning
-from smartedge.cloud.store.feature_log import FeatureReader, refuse_if_begun
+from smartedge.cloud.store.feature_log import FeatureReader, check_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.errors import RunError
@@ -47,8 +47,7 @@ class CloudRunner:
     """
 
     def __init__(self, config: Config, folder: Path, monitor: Monitor, *, resume: bool, inline: bool) -> None:
-        if not resume:
-            refuse_if_begun(folder)
+        check_begun(folder, resume=resume)
         # Build the network now. So wrong settings are an error before the first edge connects, and no edge waits for
         # imports and warm-up.
         _, shapes = build_back(config, 2)

@@ -11,10 +11,11 @@ import torch
 from small_cloud import CONFIG, HEADER, VAL
 
 from smartedge.cloud.handover import Decoded
+from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.codec import get_codec, pack
 from smartedge.config import load_config
-from smartedge.errors import ConfigError, CutError, FrameError, RunError, SmartEdgeError
+from smartedge.errors import ConfigError, CutError, FrameError, LogError, RunError, SmartEdgeError
 from smartedge.privacy.release import release
 from smartedge.runs.progress import Quiet
 from smartedge.types import FeatureBatch, Frame, StreamHeader
@@ -116,6 +117,16 @@ def test_a_folder_with_a_run_is_not_overwritten(runner, tmp_path):
     send(runner, HEADER)
     with pytest.raises(RunError, match="--resume"):
         CloudRunner(CONFIG, tmp_path / "cloud", Quiet(), resume=False, inline=True)
+
+
+def test_a_run_whose_store_is_gone_is_not_gone_on_with(tmp_path):
+    """Its disk was not mounted: the cloud began an empty store, and asked edges for frames that they had dropped."""
+    (tmp_path / "checkpoints" / "00000001").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    for start in (CloudRunner, Receiving):
+        how = {"inline": True} if start is CloudRunner else {"start": None}
+        with pytest.raises(LogError, match="holds no log, although the run has learned from frames"):
+            start(CONFIG, tmp_path, Quiet(), resume=True, **how)
 
 
 def test_what_the_log_holds_and_the_trainer_did_not_learn_is_learned_after_a_stop(tmp_path):

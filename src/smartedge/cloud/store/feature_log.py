@@ -18,7 +18,7 @@ from smartedge.types import EDGE_NAME, Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 from smartedge.wire.link import UNNAMED_EDGE
 
-__all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "edges_of", "has_begun", "log_folder", "refuse_if_begun"]
+__all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "check_begun", "edges_of", "has_begun", "log_folder"]
 
 
 _OF_THE_DISK = "lost+found"  # at the top of a file system, where the store has one of its own
@@ -58,14 +58,22 @@ def has_begun(cloud: Path) -> bool:
     return (cloud / "log").exists() or any((cloud / "store").glob("*/streams"))
 
 
-def refuse_if_begun(cloud: Path) -> None:
-    """Refuse to begin a run in a folder that holds one.
+def check_begun(cloud: Path, *, resume: bool) -> None:
+    """Refuse to begin a run in a folder that holds one, and to go on with one whose store is gone.
+
+    Edges may have dropped the frames of such a store, and would end for good when they are asked for them.
 
     Raises:
-        RunError: it does.
+        RunError: the folder holds a run, which is not to be resumed.
+        LogError: the run has learned from frames, and there is no log.
     """
-    if has_begun(cloud):
+    if not resume and has_begun(cloud):
         raise RunError.begun_before(cloud)
+    if resume and not edges_of(cloud) and any((cloud / "checkpoints").glob("*")):
+        raise LogError(
+            f"{cloud / 'store'}: holds no log, although the run has learned from frames. If it has a disk of its "
+            "own, mount it; else restore the run directory from a copy, or start a new run"
+        )
 
 
 class FeatureReader(LogReader):
