@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import unsynced
 
 from smartedge.errors import ConfigError, PrivacyError
 from smartedge.privacy import balance as module
@@ -588,8 +589,9 @@ def test_a_debit_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
         assert ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0), label_event=NOTHING)
 
 
-def test_it_waits_for_the_disk(tmp_path):
+def test_it_waits_for_the_disk(tmp_path, monkeypatch):
     """SQLite's own numbers: synchronous 2 is FULL."""
+    monkeypatch.setattr(sqlite3, "connect", unsynced.connect)
     with opened(tmp_path / "l") as ledger:
         assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
         assert ledger._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
