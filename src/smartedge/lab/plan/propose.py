@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from smartedge.data.sources import open_raw
 from smartedge.errors import DataError, list_some
 from smartedge.images.decode import Item, decode
 from smartedge.images.size import ImageSize
+from smartedge.methods.base import get_method
 from smartedge.models.bottleneck import usual_bottleneck
 from smartedge.models.cutting.cut import list_cuts
 from smartedge.models.zoo.networks import build
@@ -144,7 +146,17 @@ def propose(data: DataSummary, desired: Sequence[str], sensitive: Sequence[str],
             "adversary": {"exits": ["mlp", "mlp"]},
             "dp": {"mechanism": "gaussian", "sigma": 0.4},
         }
-    return load_config(changes, {} if method is None else {"method": method})
+    return _below_jpeg(load_config(changes, {} if method is None else {"method": method}), data.jpeg)
+
+
+def _below_jpeg(config: Config, jpeg: float) -> Config:
+    """Fewer channels at the cut where images compress so well that the usual ones need more than half of their JPEG."""
+    method = get_method(config.method)
+    if config.dp.mechanism != "none" or not (method.has_cloud and method.divides):
+        return config
+    channels, *rest = crossing(config)
+    fewer = max(1, int(jpeg / 2 / math.prod(rest)))
+    return load_config(config, {"model": {"bottleneck": [fewer, *rest]}}) if fewer < channels else config
 
 
 def crossing(config: Config) -> tuple[int, ...]:
