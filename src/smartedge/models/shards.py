@@ -1,4 +1,4 @@
-"""Weights in several files: Hugging Face writes an index, which names the ``.safetensors`` file of each tensor."""
+"""Weights in several files: Hugging Face writes an index, which names the file of each tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from smartedge.errors import CutError
 
 __all__ = ["INDEX", "weight_files"]
 
-INDEX = ".safetensors.index.json"
+INDEX = ".index.json"
+_ENDINGS = (".safetensors", ".bin")  # of the files that it names
 _MOST = 2**26  # bytes of an index
 
 
@@ -28,9 +29,9 @@ def weight_files(path: Path) -> list[Path]:
     except OSError as error:
         raise CutError(f"model.weights: {path} cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CutError(f"model.weights: {path} is no index of safetensors: it has no weight_map") from error
-    if elsewhere := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise CutError(f"model.weights: {path} names {elsewhere[0]!r}, which is no safetensors file beside it")
+        raise CutError(f"model.weights: {path} is no index of files of weights: it has no weight_map") from error
+    if elsewhere := [name for name in names if Path(name).name != name or not name.endswith(_ENDINGS)]:
+        raise CutError(f"model.weights: {path} names {elsewhere[0]!r}, which is no file of weights beside it")
     if lacking := [name for name in names if not (path.parent / name).is_file()]:
         raise CutError(
             f"model.weights: {path} names {len(names)} files, and {len(lacking)} of them are not beside it: "

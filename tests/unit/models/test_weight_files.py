@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from smartedge.config import Config
@@ -162,7 +162,18 @@ def sharded(tmp_path: Path) -> Path:
     return index
 
 
-def test_weights_in_several_files_are_put_together(sharded: Path) -> None:
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_weights_in_several_files_are_put_together(ending: str, sharded: Path) -> None:
+    with pytest.raises(CutError, match=r"it is one of several files: give their \.index\.json$"):
+        filled(sharded.with_name("m-1-of-2.safetensors"))
+    with pytest.raises(CutError, match=r"is a folder; give the file in it, such as m\.safetensors\.index\.json"):
+        filled(sharded.parent)
+    if ending == "bin":
+        for file in sharded.parent.glob("m-?-of-2.safetensors"):
+            save(load_file(file), file.with_suffix(".bin"))
+            file.unlink()
+        sharded.write_text(sharded.read_text().replace(".safetensors", ".bin"))
+        sharded = sharded.rename(sharded.with_name("pytorch_model.bin.index.json"))
     model, _ = filled(sharded)
     assert torch.equal(model.trunk[3].running_var, state_of()["trunk.3.running_var"])
     assert torch.equal(trunk_of(model), state_of()["trunk.0.weight"])
@@ -183,7 +194,7 @@ def test_each_of_several_files_belongs_to_the_identity_of_a_run(sharded: Path) -
 def test_an_index_names_only_files_beside_it(place: str, tmp_path: Path) -> None:
     index = tmp_path / "m.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": place}}))
-    with pytest.raises(CutError, match="which is no safetensors file beside it"):
+    with pytest.raises(CutError, match="which is no file of weights beside it"):
         weight_files(index)
     index.write_text("[1]")
     with pytest.raises(CutError, match="it has no weight_map"):
@@ -205,10 +216,18 @@ def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def cut_short(path: Path) -> None:
+    save_file(state_of(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 WRONG = {
     "empty": (lambda p: p.write_bytes(b""), "it is empty; fetch it again"),
     "a web page": (lambda p: p.write_bytes(b"\n<!DOCTYPE html><p>404"), "it is a web page or XML"),
-    "an archive": (make_zip, "a zip archive without torch's data.pkl"),
+    "an archive": (make_zip, r"a zip archive without torch's data.pkl \(it holds readme.txt\); .* save the named"),
+    "ONNX": (lambda p: p.write_bytes(b"\x08\x08\x12\x07pytorch" + bytes(99)), "it is of ONNX or TensorFlow; take"),
+    "another pickle": (lambda p: p.write_bytes(b"\x80\x04N."), "another pickle; if you trust it, load it in Python"),
+    "safetensors cut off": (cut_short, "incomplete metadata.*; fetch it again"),
     "a tar archive": (make_tar, "it is a tar archive; unpack it"),
     "gzip": (lambda p: p.write_bytes(gzip.compress(b"x" * 99)), "it is compressed by gzip"),
     "cut off": (cut_off, "it ends early"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smartedge.errors import CutError
 from smartedge.images.decode import is_lfs_pointer
-from smartedge.models.shards import weight_files
+from smartedge.models.shards import INDEX, weight_files
 from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
 
 __all__ = ["read_weights"]
@@ -30,6 +30,7 @@ _KINDS = (
     (b"PK\x03\x04", "it ends early, as an interrupted download does; fetch it again"),
     (b"\x1f\x8b", "it is compressed by gzip; unpack it"),
     (b"\x89HDF", "it is HDF5, as Keras writes it; convert it to safetensors"),
+    (b"\x08", "it is of ONNX or TensorFlow; take the weights of the network in torch (state_dict), as safetensors"),
     (b"\x93NUMPY", "it is an array of NumPy; save named tensors as safetensors"),
     (b"GGUF", "it is GGUF, whose numbers are quantised; take the weights as safetensors"),
     (b"TFL3", "it is of TensorFlow Lite; take the weights as safetensors"),
@@ -66,7 +67,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         saved = read_pth(path)
     except OSError as error:
         raise CutError(f"model.weights: {path} cannot be read ({error.strerror or error})") from error
-    except (SafetensorError, UnreadableFile) as error:
+    except SafetensorError as error:
+        raise CutError(f"model.weights: {path} cannot be read: {error}; fetch it again") from error
+    except UnreadableFile as error:
         raise CutError(f"model.weights: {path} cannot be read: {_what(path, first) or error}") from error
     places = {place: tensors for place, tensors in _places(saved, "", 0, set()) if tensors}
     if not places:
@@ -101,8 +104,9 @@ def _what(path: Path, first: bytes) -> str:
 
 
 def _within(folder: Path) -> str:
-    known = (".safetensors", ".index.json", ".pth", ".pt", ".bin", ".ckpt")
-    found = sorted(each.name for each in folder.iterdir() if each.name.endswith(known))
+    known = (INDEX, ".safetensors", ".pth", ".pt", ".bin", ".ckpt")  # the index first: it names several files
+    names = sorted(each.name for each in folder.iterdir())
+    found = [name for ending in known for name in names if name.endswith(ending)]
     return f", such as {found[0]}" if found else ", a .safetensors or .pth file"
 
 

@@ -94,7 +94,11 @@ def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         names = [info.filename for info in archive.infolist() if info.filename.endswith("/data.pkl")]
         if len(names) != 1:
-            raise UnreadableFile("it is a zip archive without torch's data.pkl")
+            held = ", ".join(archive.namelist()[:3]) or "nothing"
+            raise UnreadableFile(
+                f"it is a zip archive without torch's data.pkl (it holds {held}); load it in the program that wrote "
+                "it, and save the named tensors as safetensors"
+            )
         folder = names[0].removesuffix("data.pkl")
         if f"{folder}constants.pkl" in archive.namelist():
             raise UnreadableFile("it is TorchScript, a program; load it in torch and save its state_dict()")
@@ -115,7 +119,10 @@ def _read_zip(path: Path) -> Any:
 
 def _read_legacy(file: IO[bytes]) -> Any:
     if _follow(file) != _LEGACY_MAGIC:
-        raise UnreadableFile("it is neither a zip archive nor torch's older form")
+        raise UnreadableFile(
+            "it is neither a zip archive nor torch's older form but another pickle; if you trust it, load it in Python "
+            "and save the named tensors as safetensors"
+        )
     _follow(file)  # version of the form
     if not _follow(file)["little_endian"]:
         raise UnreadableFile("it was written on a big-endian machine")

@@ -7,6 +7,7 @@ difference between file and network is an error: a network that is half pretrain
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -32,6 +33,7 @@ __all__ = [
 Adapt = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_head.", "aux_classifier.")  # heads that only training has
 _SHOWN = 4  # names of tensors in a message
+_SHARD = re.compile(r"-\d+-of-\d+\.")  # in the name of one file of several
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def fill(
         raise CutError(
             f"model.weights: {source} holds the weights of another network than {type(model).__name__}: "
             f"{found.text()}. Only a head of another size is replaced{found.remedy}"
+            + ("; it is one of several files: give their .index.json" if _SHARD.search(source) else "")
         )
     values = {name: found.state[name] for name in found.copied}
     _refuse_values(source, own, values)
@@ -249,7 +252,7 @@ class _Comparison:
 
     @property
     def remedy(self) -> str:
-        """What to do where the first convolution takes other channels, or the file is one of several."""
+        """What to do where the first convolution takes other channels."""
         for name in self._outside(self.misfit)[:1]:
             there, here = self.state[name].shape, self.own[name].shape
             if len(there) == 4 and there[0] == here[0] and there[2:] == here[2:] and here[1] == RGB:
