@@ -56,11 +56,17 @@ def run(args: argparse.Namespace) -> int:
     check_threshold(threshold)
     trained = TrainedRun.open(args.run_dir)
     check_new(args.to)
-    if args.fleet is not None and not (args.fleet / "authority.pem").exists():
-        raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
-    from smartedge.inference.exporting import export_front  # imports torch: what is wrong so far has been told
+    key = None
+    if args.fleet is not None:
+        if not (args.fleet / "authority.pem").exists():
+            raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
+        make_signing_key(args.fleet)
+        key = args.fleet / SIGNING_KEY
+    # These import torch: what is wrong so far has been told.
+    from smartedge.inference.exporting import check_packages, export_front
     from smartedge.inference.run_calibration import calibration_of
 
+    check_packages()
     try:
         calibration = calibration_of(trained, TorchFront(trained))
     except (DataError, RunError) as error:
@@ -71,10 +77,6 @@ def run(args: argparse.Namespace) -> int:
     if goal is not None:
         assert calibration is not None
         threshold = goal.threshold(calibration)
-    key = None
-    if args.fleet is not None:
-        make_signing_key(args.fleet)
-        key = args.fleet / SIGNING_KEY
     manifest = export_front(
         trained,
         args.to,

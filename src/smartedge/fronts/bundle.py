@@ -10,7 +10,7 @@ from pathlib import Path
 from smartedge.artifacts.front import FrontManifest
 from smartedge.config import Config, config_of_agreement, load_config
 from smartedge.errors import ConfigError, FrontError
-from smartedge.files import open_regular, read_small
+from smartedge.files import disk_error, open_regular, read_small
 from smartedge.fleet.signing import is_signed_by
 from smartedge.fronts.requirements import Requirement
 from smartedge.methods.mechanism import mechanism_of
@@ -111,13 +111,19 @@ def open_front(
 
 
 def check_new(folder: Path) -> None:
-    """Refuse to publish into a folder that is there.
+    """Refuse to publish into a folder that is there, or into a place where none can be made.
 
     Raises:
-        FrontError: it is there.
+        FrontError: it is so.
     """
-    if folder.exists():
-        raise FrontError(f"{folder}: is there already; choose a new folder for the front bundle")
+    try:
+        if folder.exists() or folder.is_symlink():
+            raise FrontError(f"{folder}: is there already; choose a new folder for the front bundle")
+        tried = folder.with_name(f".{folder.name}.tried")
+        tried.mkdir(parents=True, exist_ok=True)
+        tried.rmdir()
+    except OSError as error:
+        raise FrontError(f"{folder}: {disk_error(error)}") from error
 
 
 def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:

@@ -37,7 +37,7 @@ from smartedge.images.size import ImageSize
 from smartedge.inference.trained import TorchFront, TrainedRun
 from smartedge.models.network import to_input
 
-__all__ = ["OPSET", "export_front"]
+__all__ = ["OPSET", "check_packages", "export_front"]
 
 OPSET = 18  # that both exporters of torch write; ONNX Runtime 1.17 and newer run it
 _TOLERANCE = 1e-5
@@ -55,6 +55,19 @@ class _FromPixels(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         features_BF: Tensor = self.front(to_input(images_BCHW, torch.device("cpu")))
         return features_BF.float()
+
+
+def check_packages() -> None:
+    """Look for what publishing needs beside torch.
+
+    Raises:
+        FrontError: a package is missing.
+    """
+    try:
+        import onnx  # noqa: F401 - torch needs both
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise FrontError(f"publishing a front needs {error.name}; run: {how_to_install('export')}") from error
 
 
 def export_front(
@@ -85,6 +98,7 @@ def export_front(
         FleetError: the key cannot be used.
     """
     check_new(to)
+    check_packages()
     front = TorchFront(run)
     size, shape = run.config.data.image_size, front.feature_shape
     pixels, features = _FromPixels(front.front).eval(), torch.zeros(2, *shape)
@@ -154,11 +168,6 @@ def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> byte
     By torch's older exporter, which takes a tenth of the time of the newer one. Where it cannot, by the newer one
     (docs/decisions/0033-edge-without-torch.md).
     """
-    try:
-        import onnx  # noqa: F401 - torch needs both
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise FrontError(f"publishing a front needs {error.name}; run: {how_to_install('export')}") from error
     common = partial(
         torch.onnx.export, module, (example,), input_names=[takes], output_names=[gives], opset_version=OPSET
     )

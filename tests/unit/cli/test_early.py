@@ -38,6 +38,9 @@ CASES = (
     (("export", "nowhere", "--to", "new"), "nowhere: holds no run"),
     (("export", "RUN", "--to", "RUN"), "is there already"),
     (("export", "RUN", "--to", "new", "--fleet", "nowhere"), "--fleet nowhere: is no fleet"),
+    (("export", "RUN", "--to", "RUN/config.yaml/new"), "a file is where a folder should be"),
+    (("export", "RUN", "--to", "n" * 300), "too long"),
+    (("export", "RUN", "--to", "LINK"), "LINK: is there already"),
     (("serve", "nowhere"), "nowhere: holds no run"),
     (("serve", "RUN", "--listen", "0.0.0.0:8816"), "refusing to listen on 0.0.0.0, beyond this machine, without TLS"),
     (("serve", "RUN", "--fleet", "nowhere"), "nowhere"),
@@ -83,6 +86,7 @@ def test_wrong_paths_are_told_without_torch(run_dir: Path, tmp_path: Path) -> No
     for begun in ("edge/run.json", "edge/progress.json", "cloud/progress.json"):
         (run_dir / begun).write_text("{}")
     (run_dir / "cloud" / "log").mkdir()
+    (tmp_path / "LINK").symlink_to("nowhere")
     half = tmp_path / "half"  # the edge's alone
     (half / "edge").mkdir(parents=True)
     shutil.copy(run_dir / "config.yaml", half)
