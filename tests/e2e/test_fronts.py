@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -26,6 +27,7 @@ from smartedge.fronts.requirements import Requirement
 from smartedge.fronts.runtime import OnnxFront
 from smartedge.inference import Answerer, BackServer, TorchFront, TrainedRun, export_front
 from smartedge.launch.links import receiver_for
+from smartedge.methods import hierarchical
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.models.zoo.networks import build
 from smartedge.runs.progress import Quiet
@@ -148,7 +150,7 @@ def test_the_same_bytes_as_an_edge_with_torch(published, tmp_path, open_log):
 
 
 def test_a_front_of_pretrained_weights_that_stayed_frozen(published, tmp_path, open_log):
-    """It answers as torch does, and feeds a training whose back begins anew."""
+    """It answers as torch does, and feeds a training whose back begins anew, or with given weights."""
     network = build("tiny:build", outputs=7, image_size=16, seed=5)
     save_file(network.state_dict(), tmp_path / "tiny.safetensors")
     model = {"weights": str(tmp_path / "tiny.safetensors"), "bottleneck": None}
@@ -158,8 +160,16 @@ def test_a_front_of_pretrained_weights_that_stayed_frozen(published, tmp_path, o
     features_BF = OnnxFront(front).features(images_BCHW)
     np.testing.assert_allclose(features_BF, TorchFront(trained).features(images_BCHW), atol=1e-5, rtol=0)
     config = load_config(settings_for_release(folder), {"run_dir": str(tmp_path / "next")})
-    with_a_cloud(config, lambda location: release_images(front, config, tmp_path / "photographs", location, Quiet()))
-    assert sum(len(ids) for _, ids, *_ in stored(open_log, config)) == 47
+    given = settings_for_release(folder, [f"run_dir={tmp_path}/next", f"model.weights={tmp_path}/tiny.safetensors"])
+    for cloud in (config, given):
+        with_a_cloud(cloud, lambda location: release_images(front, config, tmp_path / "photographs", location, Quiet()))
+        assert sum(len(ids) for _, ids, *_ in stored(open_log, config)) == 47
+        shutil.rmtree(config.run_dir)
+    for cloud, begins_so in ((config, False), (given, True)):
+        back, _ = hierarchical.cloud(cloud, 2)
+        weights = [name for name, value in back.named_parameters() if value.dim() == 4]
+        assert weights
+        assert all(map(torch.equal, map(back.get_parameter, weights), map(network.get_parameter, weights))) == begins_so
 
 
 def test_a_stopped_release_goes_on_and_repeats_nothing(published, tmp_path, open_log):

@@ -108,6 +108,10 @@ def side(args: argparse.Namespace, name: str) -> Iterator[tuple[Config, Monitor,
 
     settings = _settings(args)
     notes = notes_on_drawn_data(settings) if args.front is None and name == "edge" else []
+    if args.front is not None and name == "cloud":
+        from smartedge.fronts.bundle import note_on_back
+
+        notes = note_on_back(args.front, settings)
     chosen = name_of(args.config or args.front.resolve())
     config = in_folder(settings.without_auto(), chosen, [name], resume=args.resume)
     if not args.resume:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from smartedge.artifacts.front import FrontManifest
 from smartedge.config import Config, config_of_agreement, load_config
 from smartedge.errors import ConfigError, FrontError
@@ -25,6 +27,7 @@ __all__ = [
     "SIGNATURE",
     "PublishedFront",
     "check_new",
+    "note_on_back",
     "open_front",
     "settings_for_release",
 ]
@@ -129,20 +132,50 @@ def check_new(folder: Path) -> None:
 def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """The settings of a run to which edges with this front release each image once; both sides take them from here.
 
+    The pretrained weights of the front's run lie elsewhere. Where ``overrides`` name them, the back begins with them.
+
     Args:
         folder: the front bundle.
         overrides: as for ``--set``.
 
     Raises:
         FrontError: the folder is no front bundle.
-        ConfigError: an override is wrong.
+        ConfigError: an override is wrong, or names other weights than those of the front's run.
     """
     manifest = FrontManifest.parse(_read(folder / MANIFEST), folder / MANIFEST)
     trained = _config(manifest, folder).model_dump(mode="json")
     trained["train"] |= {"front_epochs": None}  # the front is not trained again
     trained["train"]["distill"] |= {"epochs": 0}
     trained["model"]["front"] = str(folder / "front.safetensors")
-    return load_config({**trained, "schedule": "freeze-and-log"}, overrides)
+    config = load_config({**trained, "schedule": "freeze-and-log"}, overrides)
+    if config.model.weights not in (None, "none") and config.agreement().get("weights") != _weights(manifest):
+        raise ConfigError(
+            f"model.weights: {config.model.weights} is not what the run of {folder} began with, and front and back "
+            "were one network; give that file, or none"
+        )
+    return config
+
+
+def note_on_back(folder: Path, config: Config) -> list[str]:
+    """A line where the front was pretrained and the back is not, though the same weights could be given to it.
+
+    Args:
+        folder: the front bundle.
+        config: from :func:`settings_for_release`.
+    """
+    begun = _weights(FrontManifest.parse(_read(folder / MANIFEST), folder / MANIFEST))
+    if begun is None or config.agreement().get("weights") == begun:
+        return []
+    named = "timm" if begun == "timm" else "FILE"
+    return [
+        "the front began with pretrained weights, and the back begins untrained; --set "
+        f"model.weights={named} lets it begin with the same"
+    ]
+
+
+def _weights(manifest: FrontManifest) -> JsonValue:
+    """Where the weights came from that the front's run began with: ``timm``, or the digest of a file; None: nowhere."""
+    return manifest.settings.get("weights")
 
 
 def _config(manifest: FrontManifest, folder: Path) -> Config:

@@ -14,11 +14,12 @@ import pytest
 
 from smartedge.artifacts.front import CertifiedAttribute, FrontManifest
 from smartedge.artifacts.task import TaskFacts
+from smartedge.cloud.ingest.same_run import agreed
 from smartedge.config import load_config
-from smartedge.errors import FrontError
+from smartedge.errors import ConfigError, FrontError, RunError
 from smartedge.files import write_atomically
 from smartedge.fleet.signing import make_signing_key, sign
-from smartedge.fronts.bundle import check_new, open_front, settings_for_release
+from smartedge.fronts.bundle import check_new, note_on_back, open_front, settings_for_release
 from smartedge.fronts.requirements import Requirement
 from smartedge.methods.mechanism import mechanism_of
 
@@ -182,3 +183,19 @@ def test_a_front_of_pretrained_weights_that_stayed_frozen_is_opened_and_released
     config = settings_for_release(tmp_path / "front")
     assert (config.train.freeze, config.model.adapter, config.model.start) == (("front",), 2, None)
     assert config.bottleneck == (2, 2, 2)
+
+
+def test_the_back_can_begin_with_the_weights_of_the_fronts_run_and_no_others(publish: Publish, tmp_path: Path) -> None:
+    for name in ("same.pth", "other.pth"):
+        (tmp_path / name).write_text(name)
+    begun = load_config(CONFIG, {"model": {"weights": str(tmp_path / "same.pth")}}).agreement()
+    publish(settings=begun)
+    config = settings_for_release(tmp_path / "front")
+    assert "--set model.weights=FILE lets it begin with the same" in note_on_back(tmp_path / "front", config)[0]
+    same = settings_for_release(tmp_path / "front", [f"model.weights={tmp_path}/same.pth"])
+    assert note_on_back(tmp_path / "front", same) == []
+    assert agreed(same, json.dumps(config.agreement())).model.weights == f"{tmp_path}/same.pth"
+    with pytest.raises(ConfigError, match=r"model\.weights: .*other\.pth is not what the run of .*front began with"):
+        settings_for_release(tmp_path / "front", [f"model.weights={tmp_path}/other.pth"])
+    with pytest.raises(RunError, match=r"weights: .*; give both the same config"):  # without a given front they count
+        agreed(load_config(CONFIG), json.dumps(begun))

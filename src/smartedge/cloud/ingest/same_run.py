@@ -18,6 +18,8 @@ __all__ = ["agreed", "answer_about_settings", "facts_of_edge", "facts_of_run"]
 def agreed(config: Config, agreement: str) -> Config:
     """The settings of one edge of the run, where they are those on which both sides must agree.
 
+    Where the front is given, pretrained weights only say how the back begins, and an edge need not have them.
+
     Args:
         config: the cloud's settings.
         agreement: the edge's, as it sent them.
@@ -33,6 +35,8 @@ def agreed(config: Config, agreement: str) -> Config:
     except (ConfigError, CodecError) as error:
         raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
     mine = own.agreement()
+    if "front" in mine:
+        mine, theirs = ({k: v for k, v in each.items() if k != "weights"} for each in (mine, theirs))
     if theirs != mine:
         found = differences(mine, theirs).items()
         keys = ", ".join(f"{key}: {its!r} at the edge, {ours!r} here" for key, (ours, its) in found) or "their form"
