@@ -15,6 +15,7 @@ from smartedge.config import load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.audit.evidence import _to_pixels, round_trip
 from smartedge.lab.audit.gathering import _scores, affordable
+from smartedge.lab.audit.inputs import val_labels, val_releases
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.lab.audit.undefended import _check_comparable, is_undefended, undefended_config
 from smartedge.models.network import to_input
@@ -41,6 +42,20 @@ def test_a_draw_is_fresh_noise_on_a_view_chosen_for_each_image(evidence_of: Call
     assert 0.35 < float(mirrored) < 0.65  # a fair coin 500 times: six deviations are 0.134
     assert float((one - 5 * (one > 2.5)).std()) == pytest.approx(0.1, rel=0.15)
     assert float(evidence.draw(train, generator, torch.tensor([3, 1]), view=1).mean()) == pytest.approx(5, abs=0.3)
+
+
+def test_validation_images_are_released_several_times_each_with_noise_of_its_own(
+    evidence_of: Callable[..., RunEvidence],
+) -> None:
+    truth = [torch.arange(20) % 2] * 3
+    features = [torch.randn(20, 2, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    evidence = evidence_of(features, truth, mechanism=Gaussian((2,), clip=10.0, scale=0.1, delta_=1e-5))
+    released, desired = val_releases(evidence)
+    parts = released.split(20)
+    assert len(parts) == 4 and len({part.numpy().tobytes() for part in parts}) == 4
+    assert all(0 < float((part - features[1]).abs().max()) < 1 for part in parts)
+    assert desired.tolist() == val_labels(evidence, "hidden").tolist() == truth[1].tolist() * 4
+    assert torch.equal(val_releases(evidence_of(features, truth))[0], features[1])
 
 
 @pytest.mark.parametrize(

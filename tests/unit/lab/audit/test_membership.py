@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from smartedge.lab.audit.clock import Clock
-from smartedge.lab.audit.membership import _others, membership
+from smartedge.lab.audit.membership import _judge, _likelihood, _others, membership
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, RandomisedResponse
 
@@ -63,6 +64,26 @@ def test_codewords(evidence_of: Callable[..., RunEvidence]) -> None:
     # Another image has the other code half of the time: AUROC = ¾. Of those with the same label, never: ½.
     assert found.any.auroc == pytest.approx(0.75, abs=0.08)
     assert found.same_label.auroc == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_threshold_is_chosen_on_one_half_and_judged_on_the_other() -> None:
+    """Even positions are told apart perfectly, and the odd ones by the same threshold the wrong way round."""
+    real, false = np.tile([1.0, 0.0], 10), np.tile([0.0, 1.0], 10)
+    found = _judge(real, false)
+    assert (found.balanced_accuracy, found.auroc, found.pairs) == (0.0, 0.5, 40)
+    assert _judge(np.ones(20), np.zeros(20)).balanced_accuracy == 1.0
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "laplace"])
+def test_the_likelihood_is_that_of_the_noise_law(evidence_of: Callable[..., RunEvidence], kind: str) -> None:
+    """By the densities of the law's numbers, up to a constant."""
+    mechanism = Gaussian((3,), 2.0, 0.5, 1e-5) if kind == "gaussian" else Laplace((3,), 3.0, 0.5)
+    law = torch.distributions.Normal(0.0, 0.5) if kind == "gaussian" else torch.distributions.Laplace(0.0, 0.5)
+    released, candidates = torch.rand(4, 3), torch.rand(5, 3)
+    assert mechanism.sigma == pytest.approx(float(law.stddev))
+    found = _likelihood(made(evidence_of, mechanism))(released, candidates)
+    expected = law.log_prob(released[:, None] - candidates).sum(dim=2)
+    torch.testing.assert_close(found - found[:, :1], expected - expected[:, :1], rtol=0, atol=1e-4)
 
 
 def test_every_image_gets_another_one_of_its_group() -> None:
