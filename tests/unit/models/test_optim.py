@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 
@@ -8,7 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from smartedge.models.optim import SGD, Adam, AdamW, apply_gradients, in_one_pass, make_optimizer
+from smartedge.models.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    apply_gradients,
+    in_one_pass,
+    make_optimizer,
+    set_learning_rate,
+)
 from smartedge.runs.checkpoint import Checkpoints
 
 LAYOUTS = {
@@ -119,3 +128,21 @@ print("torch._dynamo" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_matrices_and_kernels_decay_and_nothing_else(name):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+    groups = make_optimizer([network], name=name, lr=0.1, weight_decay=0.3, momentum=0.9).param_groups
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert {key: decay[id(p)] for key, p in network.named_parameters()} == {
+        "0.weight": 0.3, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0, "3.weight": 0.3, "3.bias": 0.0,
+    }  # fmt: skip
+
+
+def test_the_rate_rises_for_a_tenth_and_falls_as_a_cosine():
+    optimizer = make_optimizer([nn.Linear(1, 1)], name="sgd", lr=1.0, weight_decay=0.0, momentum=0.0)
+    rates = [set_learning_rate(optimizer, peak=0.4, step=step, steps=20) for step in range(20)]
+    assert rates[:3] == pytest.approx([0.2, 0.4, 0.4]) and rates[11] == pytest.approx(0.2)
+    assert rates[19] == pytest.approx(0.2 * (1 + math.cos(math.pi * 17 / 18)))
+    assert {group["lr"] for group in optimizer.param_groups} == {rates[19]}
