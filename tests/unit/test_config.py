@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import yaml
 from smartedge.config import Config, load_config, load_run_config, parse_overrides
 from smartedge.config.reading import config_of_edge
 from smartedge.errors import ConfigError
+from smartedge.images.size import ImageSize
+from smartedge.models.blueprint import Blueprint
 
 
 def test_defaults_are_complete():
@@ -400,3 +403,32 @@ def test_a_file_without_settings_is_refused(tmp_path, text):
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"holds no settings; 'smartedge init .* --force' writes some"):
         load_config(file, ["epochs=2"])
+
+
+def test_a_network_is_divided_as_the_settings_say():
+    """Each of them has its place; all differ."""
+    model = {"name": "vgg11", "cut": "features.3", "small_input": False, "args": {"drop_rate": 0.1}}
+    model |= {"bottleneck": "4x3x2", "weights": "timm", "adapter": 5, "exit": {"width": 24, "depth": 3}}
+    data = {"image_size": "24x40", "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    config = load_config({"model": model, "data": data, "train": {"freeze": ["features.0"]}, "seed": 7})
+    found = config.division(11)
+    assert found == Blueprint(
+        name="vgg11",
+        outputs=11,
+        image_size=ImageSize(24, 40),
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+        small_input=False,
+        seed=7,
+        weights="timm",
+        arguments={"drop_rate": 0.1},
+        at="features.3",
+        bottleneck=(4, 3, 2),
+        codebook=None,
+        exit_width=24,
+        exit_depth=3,
+        freeze=("features.0",),
+        adapter=5,
+    )
+    assert config.division(11, seed=8) == dataclasses.replace(found, seed=8)
+    assert load_config({"model": {"codebook": 9}}).division(2).codebook == 9

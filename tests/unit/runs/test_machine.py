@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from smartedge.runs import machine
-from smartedge.runs.machine import describe_machine
+from smartedge.runs.machine import describe_machine, peak_rss_bytes, rss_bytes
+
+
+def test_memory_is_in_bytes() -> None:
+    """This process has torch, of which 50 MB are too few by far, and 100 GB too many."""
+    peak = peak_rss_bytes()
+    assert peak is not None and 5e7 < rss_bytes() <= 1.1 * peak < 1e11
 
 
 def test_the_gpu_is_known_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
