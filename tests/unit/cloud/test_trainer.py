@@ -17,7 +17,7 @@ from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.training.from_logs import TrainingFromLogs
-from smartedge.cloud.training.in_sequence import consume
+from smartedge.cloud.training.in_sequence import consume, skip
 from smartedge.codec import unpack
 from smartedge.config import load_config
 from smartedge.models.network import to_input
@@ -181,6 +181,36 @@ def test_what_was_predicted_after_a_checkpoint_is_forgotten_with_it(tmp_path):
     assert not one.rewind(7) and one.predictions
     assert one.rewind(0) and not one.predictions
     one.close()
+
+
+def test_a_checkpoint_brings_back_seconds_place_and_label_shares(tmp_path):
+    one = trainer(tmp_path)
+    one.label_shares.see("door", np.array([0, 0, 1]), 2)
+    one.busy, one.next_seq = 3.5, 7
+    one.save()
+    one.close()
+    other = trainer(tmp_path, resume=True)
+    assert (other.busy, other.next_seq) == (3.5, 7)
+    assert (
+        str(other.label_shares.state()) == str(one.label_shares.state()) != str(trainer(tmp_path).label_shares.state())
+    )
+
+
+def test_no_number_is_dropped_where_the_back_is_evaluated(tmp_path):
+    one = trainer(tmp_path)
+    batch = FeatureBatch(np.arange(8), np.ones((8, 2, 3, 3), np.float32), np.zeros(8, np.int64))
+    one.back.train()
+    one.evaluate(batch, "val")
+    assert len(one.predictions["val"].tensors()["scores"].unique(dim=0)) == 1, "equal features, equal answers"
+
+
+def test_a_training_frame_that_was_lost_counts_as_a_step(tmp_path):
+    """So the rates of the steps after it are those of a run that lost nothing."""
+    one = trainer(tmp_path)
+    for split, seq, steps in (("val", 0, 0), ("train", 1, 1), ("train", 2, 2)):
+        skip(one, stream_header(split=split, frames=9, train_steps=5), seq)
+        assert (one.progress.step, one.next_seq) == (steps, seq + 1)
+    assert one.progress.steps_per_epoch == 5
 
 
 def test_images_of_many_frames_are_mixed_and_each_shard_by_numbers_of_its_own(log, monkeypatch):
