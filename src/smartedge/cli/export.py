@@ -56,10 +56,11 @@ def run(args: argparse.Namespace) -> int:
     check_threshold(threshold)
     trained = TrainedRun.open(args.run_dir)
     check_new(args.to)
+    if args.fleet is not None and not (args.fleet / "authority.pem").exists():
+        raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
+    trained.check_front()
     key = None
     if args.fleet is not None:
-        if not (args.fleet / "authority.pem").exists():
-            raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
         make_signing_key(args.fleet)
         key = args.fleet / SIGNING_KEY
     # These import torch: what is wrong so far has been told.

@@ -175,6 +175,7 @@ class _RunModel:
 
     def answerer(self, args: argparse.Namespace, goal: Goal | None) -> Answerer:
         """With the back of the run, where it is there and no server is named."""
+        self.run.check_front()  # before torch is imported
         from smartedge.edge.protection import open_gate
         from smartedge.inference.answering import Answerer
         from smartedge.inference.trained import TorchFront

@@ -73,6 +73,18 @@ class TrainedRun:
         task = Task(known.kind, known.columns, known.names)
         return cls(folder, config, task, dict(shared.settings))
 
+    def check_front(self) -> None:
+        """Look whether the edge's half of the run is here, without reading its weights.
+
+        Raises:
+            RunError: it is not.
+        """
+        if not (self.folder / "edge" / "front.safetensors").exists():
+            raise RunError(
+                f"{self.folder / 'edge'}: there is no trained front here; use the folder of the edge's machine, to "
+                "which 'smartedge collect' brings the cloud's half"
+            )
+
     def check_back(self) -> None:
         """Look whether the cloud has finished the run, without reading its weights.
 

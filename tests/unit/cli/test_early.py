@@ -41,6 +41,7 @@ CASES = (
     (("export", "RUN", "--to", "RUN/config.yaml/new"), "a file is where a folder should be"),
     (("export", "RUN", "--to", "n" * 300), "too long"),
     (("export", "RUN", "--to", "LINK"), "LINK: is there already"),
+    (("export", "RUN", "--to", "new"), "there is no trained front here; use the folder of the edge's machine"),
     (("serve", "nowhere"), "nowhere: holds no run"),
     (("serve", "RUN", "--listen", "0.0.0.0:8816"), "refusing to listen on 0.0.0.0, beyond this machine, without TLS"),
     (("serve", "RUN", "--fleet", "nowhere"), "nowhere"),
