@@ -46,7 +46,10 @@ MISTAKES = {
     "an unknown column": ("train run.yaml --set data.desired=smiling", "did you mean 'smile'?"),
     "an unknown column to hide": ("train run.yaml --set data.sensitive=male", "drawn has no column 'male'"),
     "an unknown network": ("train run.yaml --set model.name=resnet81", "did you mean resnet18"),
-    "an unknown network at the cloud": ("cloud run.yaml --set model.name=resnet81", "no network is called resnet81"),
+    "an unknown network at the cloud": (
+        "cloud run.yaml --listen 127.0.0.1:0 --set model.name=resnet81",
+        "no network is called resnet81",
+    ),
     "weights that are not there": ("train run.yaml --set model.weights=w.safetensors", "w.safetensors is not there"),
     "a budget without noise": ("train run.yaml --set dp.epsilon=4", "choose a mechanism"),
     "adversaries without a column": ("train run.yaml --set adversary.exits=mlp", "name it here"),
