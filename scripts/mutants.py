@@ -38,6 +38,7 @@ TESTS = {
     "config": ["tests/unit/test_config.py", "tests/unit/test_training.py", "tests/unit/cli/test_init.py"],
     "runs": ["tests/unit/runs", "tests/unit/test_logs.py"],
     "launch": ["tests/unit/launch", "tests/unit/test_training.py"],
+    "lab/judging": ["tests/unit/lab/judging", "tests/unit/lab/report/test_privacy.py"],
     "top": [f"tests/unit/test_{name}.py" for name in TOP],
 }
 OF_THEIR_FOLDER = ("fleet", "inference", "fronts", "data", "images", "models", "artifacts")

@@ -16,7 +16,7 @@ LAYERS = "Imports go down the layers; parts of one layer do not import each othe
 CLOUD = "The cloud cannot see images, releases or sensitive labels"
 SETTINGS = "The parts take arguments, not the settings of a run"
 REPORT = "The report is made from files alone"
-LAB = "The laboratory's parts: the sweep uses the others, audit and planner use the report's drawings"
+LAB = "The laboratory's parts: the sweep uses the others, the planner the report's drawings, all the judging"
 LAUNCH = "What a run begins with: the data set needs the run's folder, and the division of the network needs both"
 RUNNERS = "Audit and planner use steps and logs, not the runners"
 
@@ -42,6 +42,12 @@ PLANTED = [
     ("training", "from smartedge.lab.audit import suite", LAYERS, "smartedge.training -> smartedge.lab.audit.suite"),
     ("unplaced", "", LAYERS, "not listed as layers:\n\n- smartedge.unplaced"),
     ("lab.report.first", "import smartedge.lab.plan", LAB, "smartedge.lab.report.first -> smartedge.lab.plan"),
+    (
+        "lab.judging.first",
+        "import smartedge.lab.report.plots",
+        LAB,
+        "smartedge.lab.judging.first -> smartedge.lab.report.plots",
+    ),
     ("cloud.first", "def late():\n    import smartedge.data", CLOUD, "smartedge.cloud.first -> smartedge.data"),
     ("cloud.second", "import smartedge.privacy.release", CLOUD, "smartedge.cloud.second -> smartedge.privacy.release"),
     ("models.second", "from smartedge.config import Config", SETTINGS, "smartedge.models.second -> smartedge.config"),

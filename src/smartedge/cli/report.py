@@ -102,7 +102,7 @@ def print_table(run_dirs: Sequence[Path]) -> None:
 
 
 def _row(results: Results, most_epochs: int) -> list[str]:
-    from smartedge.lab.report.text import fewer_epochs
+    from smartedge.lab.judging.text import fewer_epochs
 
     back, at_exit, sent = results.test.back, results.test.exit, results.bytes_per_image
     peak = results.edge_peak_rss_bytes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from smartedge.artifacts.audit import Audit, AuditedFeatures
-from smartedge.lab.report.guarantee import guarantee_of_noise
-from smartedge.lab.report.leakage import beside, judge, read_leaks, to_judge
+from smartedge.lab.judging.guarantee import guarantee_of_noise
+from smartedge.lab.judging.leakage import beside, judge, read_leaks, to_judge
 
 __all__ = ["verdict"]
 

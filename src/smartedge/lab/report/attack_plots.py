@@ -14,6 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import BboxBase
 
+from smartedge.lab.judging.leakage import AttackResult, Leak
+from smartedge.lab.judging.text import known
 from smartedge.lab.report.canvas import (
     ATTACK,
     CLOUD,
@@ -33,8 +35,6 @@ from smartedge.lab.report.canvas import (
     short,
     to_svg,
 )
-from smartedge.lab.report.leakage import AttackResult, Leak
-from smartedge.lab.report.text import known
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
 

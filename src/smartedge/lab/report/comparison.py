@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from smartedge.artifacts.results import Figures, Results
+from smartedge.lab.judging.guarantee import pair
+from smartedge.lab.judging.leakage import read_leaks
+from smartedge.lab.judging.text import fewer_epochs, known, percent, points, seconds, size, times
 from smartedge.lab.report import plots
 from smartedge.lab.report.gallery import gallery, network_name, told_apart
-from smartedge.lab.report.guarantee import pair
-from smartedge.lab.report.leakage import read_leaks
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.text import fewer_epochs, known, percent, points, seconds, size, times
 from smartedge.lab.report.verdict import margin
 from smartedge.methods.schedules import get_schedule
 

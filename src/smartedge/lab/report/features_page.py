@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from smartedge.artifacts.audit import Audit, AuditedFeatures
+from smartedge.lab.judging.text import count
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.privacy import features_page
-from smartedge.lab.report.text import count
 
 __all__ = ["write_features_page"]
 

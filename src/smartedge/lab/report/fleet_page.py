@@ -9,8 +9,8 @@ from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
 from smartedge.artifacts.results import Figures
 from smartedge.artifacts.summary import CloudSummary
+from smartedge.lab.judging.text import count, percent, short_number
 from smartedge.lab.report.page import write_page
-from smartedge.lab.report.text import count, percent, short_number
 
 __all__ = ["is_fleet", "write_fleet_report"]
 

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smartedge.artifacts.sweep import Spread, Sweep, SweepRow
+from smartedge.lab.judging.leakage import NO_BOUND
+from smartedge.lab.judging.text import known, percent, points
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.attack_plots import Point
 from smartedge.lab.report.canvas import Figure
-from smartedge.lab.report.leakage import NO_BOUND
 from smartedge.lab.report.page import write_page
-from smartedge.lab.report.text import known, percent, points
 
 __all__ = ["write_sweep"]
 

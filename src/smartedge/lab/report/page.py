@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smartedge.files import write_atomically
-from smartedge.lab.report.text import at_most, count, number, percent, points, ratio, seconds, short_number, size
+from smartedge.lab.judging.text import at_most, count, number, percent, points, ratio, seconds, short_number, size
 
 __all__ = ["data_uri", "write_page"]
 

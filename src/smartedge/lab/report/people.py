@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from smartedge.artifacts.attacks import Identity, LinkFigures, PersonBand
 from smartedge.artifacts.audit import Audit
+from smartedge.lab.judging.text import percent
 from smartedge.lab.report.canvas import CLOUD, EDGE, INK, MUTED, PAPER, PERCENT, WIDTH, Figure, Look, drawing, to_svg
-from smartedge.lab.report.text import percent
 
 __all__ = ["LinkRow", "PersonRow", "identity_rows", "identity_words", "person_rows", "persons_figure"]
 

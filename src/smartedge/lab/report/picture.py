@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from smartedge.files import replacing
+from smartedge.lab.judging.text import fewer_epochs
 from smartedge.lab.report.canvas import CLOUD, EDGE, INK, MUTED
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.text import fewer_epochs
 from smartedge.lab.report.verdict import margin
 from smartedge.methods.schedules import get_schedule
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.results import Figures
+from smartedge.lab.judging.text import known
 from smartedge.lab.report.canvas import (
     CLOUD,
     EDGE,
@@ -28,7 +29,6 @@ from smartedge.lab.report.canvas import (
     mark,
     to_svg,
 )
-from smartedge.lab.report.text import known
 from smartedge.metrics import OffloadingCurve
 
 __all__ = ["Figure", "Head", "bars", "curves", "dots", "heads", "offloading", "series", "stages"]

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.reconstruction import ReconstructionAttack
+from smartedge.lab.judging.guarantee import guarantee, guarantee_of_noise
+from smartedge.lab.judging.leakage import epsilon_words, judge, kinds_of, membership_words, read_leaks
+from smartedge.lab.judging.verdict import Verdict
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.canvas import Figure
 from smartedge.lab.report.gallery import gallery
-from smartedge.lab.report.guarantee import guarantee, guarantee_of_noise
-from smartedge.lab.report.leakage import epsilon_words, judge, kinds_of, membership_words, read_leaks
 from smartedge.lab.report.people import identity_rows, identity_words, person_rows, persons_figure
 from smartedge.lab.report.read import Run
-from smartedge.lab.report.verdict import Verdict
 
 __all__ = ["features_page", "privacy_page", "privacy_verdict"]
 

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.artifacts.results import Figures, MachineFacts, Results
+from smartedge.lab.judging.guarantee import guarantee
+from smartedge.lab.judging.text import size
 from smartedge.lab.report import plots
-from smartedge.lab.report.guarantee import guarantee
 from smartedge.lab.report.page import data_uri, write_page
 from smartedge.lab.report.privacy import privacy_page, privacy_verdict
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.text import size
 from smartedge.lab.report.verdict import margin, verdict
 from smartedge.metrics import OffloadingCurve, answers, confidence, evaluate, gain_interval, offloading_curve
 

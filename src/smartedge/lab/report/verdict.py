@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from smartedge.artifacts.results import Figures, Results
+from smartedge.lab.judging.text import count, percent, points, relation, seconds, size, times
+from smartedge.lab.judging.verdict import Verdict
 from smartedge.lab.report.read import Run
-from smartedge.lab.report.text import count, percent, points, relation, seconds, size, times
 from smartedge.metrics import OffloadingCurve
 
-__all__ = ["Verdict", "margin", "verdict"]
+__all__ = ["margin", "verdict"]
 
 _ADVICE = (
     "Train longer, or with another train.lr. Noise and adversarial exits can keep a front from learning. Both rise "
@@ -20,16 +20,6 @@ _ADVICE = (
 )
 _ENOUGH = 300  # test images: where the back alone is right about none of them, it gains less than a point (3 ÷ images)
 _LOPSIDED = 0.02  # a larger loss of balanced accuracy, from favouring the commoner class, gets a sentence
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The judgement of a run, as a word, a headline and sentences."""
-
-    tone: str  # "good", "bad" or "open": shown as a word and a colour
-    word: str
-    headline: str
-    sentences: list[str]
 
 
 def verdict(run: Run, interval: tuple[float, float] | None, curve: OffloadingCurve | None) -> Verdict:

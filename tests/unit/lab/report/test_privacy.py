@@ -20,10 +20,8 @@ from smartedge.artifacts.attacks import AttributeBlock, Membership
 from smartedge.artifacts.results import Privacy, Results
 from smartedge.cli import report as verb
 from smartedge.errors import RunError
-from smartedge.lab.report import write_comparison, write_figure, write_report
-from smartedge.lab.report.gallery import gallery
-from smartedge.lab.report.guarantee import guarantee
-from smartedge.lab.report.leakage import (
+from smartedge.lab.judging.guarantee import guarantee
+from smartedge.lab.judging.leakage import (
     AttackResult,
     Leak,
     epsilon_words,
@@ -32,6 +30,8 @@ from smartedge.lab.report.leakage import (
     membership_words,
     read_leaks,
 )
+from smartedge.lab.report import write_comparison, write_figure, write_report
+from smartedge.lab.report.gallery import gallery
 from smartedge.lab.report.read import read_run
 from smartedge.metrics import attribute_bound
 

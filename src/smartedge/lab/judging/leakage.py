@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.attacks import AttackFigures, Membership
 from smartedge.artifacts.audit import Audit, NoiseTest
-from smartedge.lab.report.text import at_most, known, percent, short_number
-from smartedge.lab.report.verdict import Verdict
+from smartedge.lab.judging.text import at_most, known, percent, short_number
+from smartedge.lab.judging.verdict import Verdict
 
 __all__ = [
     "NO_BOUND",

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from smartedge.lab.report.text import (
+from smartedge.lab.judging.text import (
     at_most,
     count,
     number,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.audit import NoiseTest
 from smartedge.artifacts.results import Privacy, Results
-from smartedge.lab.report.text import at_most, known, short_number
+from smartedge.lab.judging.text import at_most, known, short_number
 from smartedge.methods.base import get_method
 from smartedge.metrics import attribute_bound
 
