@@ -227,6 +227,21 @@ class KeptElsewhere(Layers):
         return self.second(self.first(x) + positions())
 
 
+class Slope(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return torch.autograd.grad((y**2).sum(), y, create_graph=True)[0]
+
+
+class NeedsGradients(Layers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Slope(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
 REFUSED = {
     "the length of a batch": (Length, r"len\(\) gives the number of images in the batch; write x\.shape\[0\]"),
     "a result that is kept elsewhere": (KeptElsewhere, r"\(functools\.cache; register it as a buffer\)"),
@@ -237,6 +252,7 @@ REFUSED = {
         r"a parameter does not belong to the network; keep modules in nn\.ModuleList",
     ),
     "a keyword": (Keyword, r"the name heads\.class has a word of Python's"),
+    "a gradient within the network": (NeedsGradients, "cannot run without gradients, which an edge needs to send"),
     "answers that differ by mode": (Auxiliary, "with one tensor in one mode and with several in the other"),
 }
 

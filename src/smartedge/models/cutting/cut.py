@@ -155,6 +155,10 @@ def _stay_apart(
         input_shape: of one image.
         kind: what they compute in; None: as they are, on float32 images.
         rtol: a smaller difference is rounding; a thousandth of it, relative to the largest feature, too.
+
+    Raises:
+        CutError: they run with gradients alone.
+        RuntimeError: they do not run on numbers of this kind.
     """
     copies = [part.eval() for part in copied(nn.ModuleList(parts))]
     if kind is not None:
@@ -167,7 +171,15 @@ def _stay_apart(
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             for part in copies:
-                taken_BF = part(taken_BF)
+                try:
+                    taken_BF = part(taken_BF)
+                except RuntimeError as error:
+                    if kind is not None:
+                        raise
+                    raise CutError(
+                        f"the network cannot run without gradients, which an edge needs to send ({error}); call "
+                        "torch.enable_grad() in the forward of the part that wants them"
+                    ) from error
         return taken_BF
 
     def close(one_F: torch.Tensor, other_F: torch.Tensor) -> bool:
