@@ -95,10 +95,12 @@ def summarise(path: str) -> DataSummary:
 def _proposed(sides: Sequence[tuple[int, int]]) -> ImageSize:
     """A square, or a rectangle where the images are all longer in one direction; in multiples of 8 pixels.
 
+    The shorter side is rounded up, so that small images keep every pixel.
+
     Args:
         sides: height and width of some images.
     """
-    shorter = min(_SIDE, max(16, int(np.median([min(each) for each in sides])) // 8 * 8))
+    shorter = min(_SIDE, max(16, -(-int(np.median([min(each) for each in sides])) // 8) * 8))
     low, ratio, high = np.quantile([width / height for height, width in sides], [0.25, 0.5, 0.75])
     if high > (1 + _ALIKE) * low or max(ratio, 1 / ratio) < _LONG:
         return ImageSize(shorter, shorter)
