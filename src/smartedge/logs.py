@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,13 +34,17 @@ _KINDS = 256  # remembered at most
 
 
 def plain(text: str, *, keep: str = "") -> str:
-    """Text that may come from anybody, with everything escaped that is not printable.
+    """Text that may come from anybody, with everything escaped that is not printable. Spaces of any width stay.
 
     Args:
         text: any.
-        keep: characters that stay as they are, such as the line end.
+        keep: further characters that stay as they are, such as the line end.
     """
-    return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
+
+    def stays(each: str) -> bool:
+        return each.isprintable() or each in keep or unicodedata.category(each) == "Zs"
+
+    return "".join(each if stays(each) else ascii(each)[1:-1] for each in text)
 
 
 def say(*lines: str | Path, file: TextIO | None = None) -> None:

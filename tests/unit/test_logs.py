@@ -129,7 +129,12 @@ def test_progress_as_lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
 
 def test_plain_keeps_what_people_write() -> None:
     assert plain("Kamera Straße 3 — 摄像头") == "Kamera Straße 3 — 摄像头"
+    assert (
+        plain("92.9\N{NO-BREAK SPACE}%, 犬\N{IDEOGRAPHIC SPACE}猫")
+        == "92.9\N{NO-BREAK SPACE}%, 犬\N{IDEOGRAPHIC SPACE}猫"
+    )
     assert plain("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+    assert plain("\N{LINE SEPARATOR}\N{RIGHT-TO-LEFT OVERRIDE}\x85") == "\\u2028\\u202e\\x85"
 
 
 def test_the_text_of_others_stays_on_its_line_where_no_log_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from smartedge.data.raw import RawData
 from smartedge.data.suspect import refuse_suspect, refuse_twins
 from smartedge.errors import DataError, list_some
+from smartedge.logs import plain
 from smartedge.types import Ints, SplitName, Task
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def read_column(data: RawData, name: str) -> Column:
         DataError: the column is unknown, missing in a split, or of a type that cannot be a label; or its name cannot
             be printed.
     """
-    if not name.isprintable():  # tables and reports are full of it
+    if plain(name) != name:  # tables and reports are full of it
         raise DataError(f"{data.name}: the name of column {name!r} holds characters that cannot be printed; rename it")
     if lacking := [split for split, raw in data.splits.items() if name not in raw.columns]:
         raise DataError(_unknown(data, lacking, name))

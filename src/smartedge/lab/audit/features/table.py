@@ -150,7 +150,7 @@ def _features(features: ArrayLike) -> NDArray[np.float32]:
 
 
 def _column(name: str, values: ArrayLike, count: int) -> Column:
-    if not name.isprintable():  # it would break the lines in which it is told, or speak to the terminal
+    if plain(name) != name:  # it would break the lines in which it is told, or speak to the terminal
         raise DataError(f"{plain(name)}: the name of a column holds characters that cannot be printed; rename it")
     array, known = _one_for_each(name, values, count)
     if array.dtype.kind in "iuf":
