@@ -20,26 +20,26 @@ _SHARE = 0.01  # of the images that were looked at; fewer may look alike, such a
 
 def repeated(name: str, trained: Split, others: Mapping[str, Split]) -> list[str]:
     """A note for each other split of which some images have exactly the pixels of training images."""
-    notes = []
-    for split, images in others.items():
-        again, looked_at = copies(trained, images)
-        if again:
-            notes.append(
-                f"{name}: {again} of the {looked_at} {split} images that were looked at are training images too, "
-                "pixel by pixel, so its figures are better than they would be on new images; remove them from one of "
-                "the two"
-            )
-    return notes
+    return [
+        f"{name}: {again} of the {looked_at} {split} images that were looked at are training images too, pixel by "
+        "pixel, so its figures are better than they would be on new images; remove them from one of the two"
+        for split, (again, looked_at) in copies(trained, others).items()
+    ]
 
 
-def copies(trained: Split, split: Split) -> tuple[int, int]:
-    """How many images of a split have exactly the pixels of training images, and how many were looked at.
+def copies(trained: Split, others: Mapping[str, Split]) -> dict[str, tuple[int, int]]:
+    """How many images of other splits have exactly the pixels of training images, and how many were looked at.
 
-    The first images of each split are looked at, so a data set of any size opens as fast. 0: a hundredth at most has.
+    The first images of each split are looked at, so a data set of any size opens as fast. A split of which a hundredth
+    at most has is left out.
     """
-    known, digests = set(_digests(trained)), _digests(split)
-    again = sum(digest in known for digest in digests)
-    return again if again > _SHARE * len(digests) else 0, len(digests)
+    known, found = set(_digests(trained)), {}
+    for split, images in others.items():
+        digests = _digests(images)
+        again = sum(digest in known for digest in digests)
+        if again > _SHARE * len(digests):
+            found[split] = (again, len(digests))
+    return found
 
 
 def _digests(split: Split) -> list[bytes]:

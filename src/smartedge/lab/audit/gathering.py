@@ -175,8 +175,8 @@ def _persons(raw: RawData, dataset: DataSet) -> Persons | None:
 
 def _copies(dataset: DataSet) -> int:
     """How many protected images, and own ones where they were set apart, are training images under another name."""
-    held_out = [dataset.splits["test"], *([] if dataset.audit is None else [dataset.audit])]
-    return sum(copies(dataset.splits["train"], images)[0] for images in held_out)
+    held_out = {"test": dataset.splits["test"]} | ({} if dataset.audit is None else {"audit": dataset.audit})
+    return sum(again for again, _ in copies(dataset.splits["train"], held_out).values())
 
 
 def trained_parts(config: Config, task: Task, folder: Path) -> EdgeNetworks:

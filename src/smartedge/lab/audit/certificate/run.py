@@ -105,14 +105,12 @@ def _held_out(run_dir: Path, config: Config, opened: AuditedData, splits: tuple[
     if "audit" in splits and audit is None:
         raise ConfigError(f"{run_dir}: --splits: the run set no images apart for the audit (data.audit_share)")
     held_out = {split: opened.own if split == "audit" else opened.dataset.splits[HELD_OUT[split]] for split in splits}
-    for split, images in held_out.items():
-        again, looked_at = copies(opened.dataset.splits["train"], images)
-        if again:
-            raise DataError(
-                f"{run_dir}: {again} of the {looked_at} {split} images that were looked at are training images too, "
-                "pixel by pixel, so the front has learned from them; remove them from one of the two, or take images "
-                "of other splits (--splits)"
-            )
+    for split, (again, looked_at) in copies(opened.dataset.splits["train"], held_out).items():
+        raise DataError(
+            f"{run_dir}: {again} of the {looked_at} {split} images that were looked at are training images too, "
+            "pixel by pixel, so the front has learned from them; remove them from one of the two, or take images "
+            "of other splits (--splits)"
+        )
     return held_out
 
 
