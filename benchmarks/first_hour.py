@@ -71,7 +71,7 @@ def tutorial(folder: Path, minutes: float = 60.0) -> dict[str, Any]:
             page.run([block])
             after, seconds = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - begun
             cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            times = {"seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}
+            times = {"seconds": round(seconds, 1), "cpu_seconds": round(max(cpu, 0.0), 1)}
             blocks.append({"line": block.line, "runs": block.runs, **times, "printed": page.printed[said:]})
             kept.write_text(json.dumps(blocks))
             if block.runs:
