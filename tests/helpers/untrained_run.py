@@ -27,7 +27,14 @@ def untrained_run(folder: Path, config: Config, *, finished: bool = True) -> Pat
     save_weights(edge / "front.safetensors", divided.front.state_dict())
     save_weights(edge / "exit.safetensors", divided.task_exit.state_dict())
     EdgeRun(run="0" * 32, data=fingerprint(dataset)).write(edge / "run.json")
-    EdgeSummary(
+    task = TaskFacts(kind=dataset.task.kind, columns=dataset.task.columns, names=dataset.task.names)
+    edge_summary(task, divided.feature_shape, finished=finished).write(edge / "summary.json")
+    return folder
+
+
+def edge_summary(task: TaskFacts, feature_shape: tuple[int, ...], *, finished: bool = True) -> EdgeSummary:
+    """What an edge leaves that has learned and sent nothing."""
+    return EdgeSummary(
         finished=finished,
         session=Session(started=0, ended=1, epochs=1),
         busy_seconds=1.0,
@@ -40,12 +47,11 @@ def untrained_run(folder: Path, config: Config, *, finished: bool = True) -> Pat
         traffic=Traffic().totals(),
         releases_per_image=1,
         privacy=None,
-        feature_shape=divided.feature_shape,
+        feature_shape=feature_shape,
         reference_bytes=ReferenceBytes(jpeg_q90=1.0, raw_uint8=1.0, feature_float32=1.0),
-        task=TaskFacts(kind=dataset.task.kind, columns=dataset.task.columns, names=dataset.task.names),
+        task=task,
         images={},
         skipped={},
         notes=(),
         baseline_rss_bytes=0,
-    ).write(edge / "summary.json")
-    return folder
+    )

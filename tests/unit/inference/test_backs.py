@@ -9,39 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finished_run import finished_run
 
-from smartedge.artifacts.summary import CloudSummary, Session
 from smartedge.codec import get_codec, pack, unpack
-from smartedge.config import load_config
 from smartedge.errors import RunError
 from smartedge.inference import BackServer, TrainedRun
 from smartedge.inference.answering import header_of
 from smartedge.inference.backs import LocalBack, _agree
 from smartedge.models.network import divide
 from smartedge.privacy.release import release
-from smartedge.runs.checkpoint import save_weights
-from smartedge.types import Frame, StreamHeader, Task
+from smartedge.types import Frame, StreamHeader
 from smartedge.wire.frame import answer_header
 
-TASK = Task("single", ("kind",), ("a", "b", "c"))
-MODEL = {"name": "narrow:build", "cut": "layer3", "bottleneck": None}
-CONFIG = load_config({"model": MODEL, "data": {"image_size": 32}, "codec": {"name": "float32"}})
 FEATURES = np.random.default_rng(0).random((5, 256, 2, 2), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
-    """A finished run with a back that has other weights than a new one, and statistics of its own."""
-    folder = tmp_path_factory.mktemp("run")
-    back = divide(dataclasses.replace(CONFIG.division(3), seed=5)).back
-    back(torch.randn(16, 256, 2, 2))
-    (folder / "cloud").mkdir()
-    save_weights(folder / "cloud" / "back.safetensors", back.state_dict())
-    session = Session(started=0.0, ended=1.0, epochs=1)
-    CloudSummary(finished=True, session=session, busy_seconds=1.0, test=None, peak_rss_bytes=None, frames=1).write(
-        folder / "cloud" / "summary.json"
-    )
-    return TrainedRun(folder, CONFIG, TASK, CONFIG.agreement())
+    return finished_run(tmp_path_factory.mktemp("run"))[0]
 
 
 @pytest.fixture(scope="module")
