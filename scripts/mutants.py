@@ -37,7 +37,7 @@ TESTS = {
     "methods": ["tests/unit/methods", "tests/contract/test_differentiable.py", *IN_PROCESS],
     "config": ["tests/unit/test_config.py", "tests/unit/test_training.py", "tests/unit/cli/test_init.py"],
     "runs": ["tests/unit/runs", "tests/unit/test_logs.py"],
-    "launch": ["tests/unit/launch", "tests/unit/test_training.py"],
+    "launch": ["tests/unit/launch", "tests/unit/test_training.py", "tests/unit/fleet/test_who_may_send.py"],
     "lab/judging": ["tests/unit/lab/judging", "tests/unit/lab/report/test_privacy.py"],
     "top": [f"tests/unit/test_{name}.py" for name in TOP],
 }

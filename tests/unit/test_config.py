@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from smartedge.config import Config, load_config, load_run_config, parse_overrides
 from smartedge.config.reading import config_of_edge
-from smartedge.errors import ConfigError
+from smartedge.errors import ConfigError, RunError
 from smartedge.images.size import ImageSize
 from smartedge.models.blueprint import Blueprint
 
@@ -432,3 +433,40 @@ def test_a_network_is_divided_as_the_settings_say():
     )
     assert config.division(11, seed=8) == dataclasses.replace(found, seed=8)
     assert load_config({"model": {"codebook": 9}}).division(2).codebook == 9
+
+
+@pytest.mark.parametrize("name", ["weights", "front", "start"])
+def test_every_file_that_a_network_is_made_from_counts_by_its_content(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.safetensors"
+    file.write_bytes(name.encode())
+    config = load_config({"schedule": "two-stage", "model": {name: str(file)}, "data": {"image_size": 8}})
+    config.check_files()
+    assert (config.agreement()[name], config.identity()[name]) == (hashlib.sha256(name.encode()).hexdigest(),) * 2
+    file.unlink()
+    with pytest.raises(ConfigError, match=rf"model\.{name}: .*a\.safetensors is not there; copy the file"):
+        config.check_files()
+
+
+def test_the_file_of_a_front_may_have_the_cut_in_its_name(tmp_path: Path) -> None:
+    config = load_config({"model": {"cut": "layer2", "start": str(tmp_path / "{cut}.safetensors")}})
+    assert config.file_of_front("start") == tmp_path / "layer2.safetensors"
+    assert config.file_of_front("front") is None and config.begins_with_a_file
+    assert not load_config({}).begins_with_a_file
+
+
+def test_images_that_are_not_kept_come_in_another_order_and_make_another_run() -> None:
+    kept, streamed, smaller = (load_config({"data": {"cache_bytes": size}}) for size in (2**30, 0, 2**20))
+    assert kept.identity() == smaller.identity() != streamed.identity()
+
+
+def test_a_folder_in_place_of_a_run_says_which_runs_are_in_it(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"holds no run; train one with 'smartedge train'"):
+        load_run_config(tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("epochs: 3\n")
+    with pytest.raises(RunError, match=r"holds no run; give one of those in it: a, b$"):
+        load_run_config(tmp_path)
+    with pytest.raises(RunError, match=r"config\.yaml: holds no run; it is a file: give the folder"):
+        load_run_config(tmp_path / "a" / "config.yaml")
+    assert load_run_config(tmp_path / "a").epochs == 3

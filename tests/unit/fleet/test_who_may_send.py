@@ -20,7 +20,7 @@ from smartedge.config import load_config
 from smartedge.errors import ConfigError, FleetError, LinkError, SmartEdgeError
 from smartedge.fleet.authority import Authority
 from smartedge.fleet.bundle import open_bundle
-from smartedge.launch.links import check_receiver, link_to, receiver_for, sender_to
+from smartedge.launch.links import check_receiver, link_to, named_credentials, receiver_for, sender_to
 from smartedge.types import StreamHeader
 from smartedge.wire.grpc_link import GrpcLink
 from smartedge.wire.grpc_receiver import GrpcReceiver
@@ -251,14 +251,22 @@ def test_an_edge_that_is_not_let_in_hears_it_before_it_trains(fleet: Authority, 
 
 def test_settings_and_fleet_do_not_both_say_who_may_send(fleet: Authority, tmp_path: Path) -> None:
     token = tmp_path / "token"
-    token.write_text("secret")
+    token.write_text(" a secret of words \nand a note\n")
     token.chmod(0o600)
     config = load_config({"link": {"token_file": str(token)}})
+    assert named_credentials(config).token == "a secret of words"
     with pytest.raises(ConfigError, match="--fleet says who may send"):
         receiver_for(config, None, "127.0.0.1", 0, fleet=fleet.folder)  # type: ignore[arg-type]
     token.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
         link_to(config, "127.0.0.1:1", None, unheard)
+    token.write_text("\nsecret")
+    token.chmod(0o600)
+    with pytest.raises(ConfigError, match=r"link\.token_file: the first line of .*token is empty; write a secret"):
+        named_credentials(config)
+    token.unlink()
+    with pytest.raises(ConfigError, match=r"link\.token_file: .*token cannot be read \(No such file"):
+        named_credentials(config)
 
 
 def test_a_cloud_whose_key_is_of_another_certificate_says_so(fleet: Authority) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from smartedge import files
+from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.config import AUTO, Config, load_config
-from smartedge.errors import RunError
+from smartedge.errors import ConfigError, RunError
 from smartedge.framelog import log
 from smartedge.launch.run_folder import check_place, has_begun, in_folder, name_of, note_facts, prepare_run
 
@@ -177,3 +181,40 @@ def test_the_other_side_may_be_trying_the_disk_at_that_moment(tmp_path, monkeypa
     monkeypatch.setattr(files, "sync_file", look)
     log.check_disk(tmp_path / "edge")
     assert looked and not [*tmp_path.iterdir()]
+
+
+def test_what_a_run_was_started_with_is_kept_and_read_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cloud that is to be resumed waits for an edge that has not finished."""
+    monkeypatch.setattr(sys, "argv", ["/bin/smartedge", "train", "my run.yaml"])
+    chosen = in_folder(config, "faces")
+    speed = Speed(precision="float32", channels_last=True, seconds={"plain": 1.0}, threads=2)
+    facts = prepare_run(chosen, resume=False, speed=speed)
+    assert (facts.command, facts.speed) == ("smartedge train 'my run.yaml'", speed)
+    assert datetime.fromisoformat(facts.started).utcoffset() == timedelta(0)
+    assert facts.machine["cores"] and facts.versions["python"]
+    assert RunFacts.read(chosen.run_dir / "run.json") == facts
+    assert load_config(chosen.run_dir / "config.yaml") == chosen
+    begin(chosen, "edge", "cloud")
+    closed = chosen.run_dir / "cloud" / "closed"
+    closed.mkdir()
+    with pytest.raises(RunError, match=r"holds a run already; continue it with --resume, or choose another run_dir"):
+        prepare_run(chosen, resume=False)
+    assert closed.exists()
+    assert prepare_run(chosen, resume=True) == facts and not closed.exists()
+    with pytest.raises(RunError, match=r"the run began with other settings \(seed was 0, now 9\)"):
+        prepare_run(load_config(chosen, {"seed": 9}), resume=True)
+
+
+def test_where_links_cannot_be_made_a_run_begins_all_the_same(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert folder(config) == "runs/faces"
+
+
+def test_one_training_has_one_edge(config: Config) -> None:
+    several = load_config(config, {"fleet": {"expect": 2}, "run_dir": "run"})
+    with pytest.raises(ConfigError, match=r"fleet\.expect: 'smartedge train' runs one edge; start 'smartedge cloud'"):
+        prepare_run(several, resume=False)
+    assert not Path("run").exists()
