@@ -14,8 +14,9 @@ from smartedge.launch import processes
 from smartedge.launch.processes import run_both
 from smartedge.runs.progress import Update
 
-# What each side does; before: keeps its arguments. $3 is the side, and what Python would be given.
+# Keeps the arguments that Python would be given, of which the third is the side. Does not end when it is asked to.
 SIDE = """#!/bin/sh
+trap '' INT
 echo "$@" > "{folder}/$3.arguments"
 case "$3" in
 edge) {edge} ;;
@@ -25,6 +26,7 @@ esac
 LISTENS = """echo '{"side": "cloud", "phase": "listen", "port": 4711}'"""
 TOLD = """echo '{"side": "cloud", "phase": "train", "done": 2, "total": 3}'; echo 'no news'"""
 HEARS = 'read address; echo "$address" > "{folder}/heard"'
+UNTIL_HEARD = 'while [ ! -e "{folder}/heard" ]; do sleep 0.01; done'
 
 
 class Kept:
@@ -69,7 +71,7 @@ def arguments(folder: Path, side: str) -> str:
 def test_the_edge_hears_where_the_cloud_listens_and_the_monitor_hears_both(
     both: Both, tmp_path: Path, told: Kept
 ) -> None:
-    assert both(HEARS, f"{LISTENS}; {TOLD}")
+    assert both(HEARS, f"{LISTENS}; {UNTIL_HEARD}; {TOLD}")
     assert (tmp_path / "heard").read_text() == "127.0.0.1:4711\n"
     assert told.updates == [Update("cloud", "train", 2, 3)]
     config, common = tmp_path / "config.yaml", "--progress json --until-input-ends"
@@ -90,6 +92,7 @@ def test_an_edge_without_a_cloud_is_given_no_address(both: Both, tmp_path: Path)
 
 
 FAILS = "echo 'some warning' >&2; echo 'error [{code}]: {text}' >&2; exit 3"
+LOST = FAILS.format(code=LinkError.code, text="lost")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ FAILS = "echo 'some warning' >&2; echo 'error [{code}]: {text}' >&2; exit 3"
             RunError,
             r"(?s)cloud process ended with code 5:\none\ntwo$",
         ),
-        (FAILS.format(code=LinkError.code, text="lost"), "exec sleep 60", LinkError, r"^edge: lost$"),
+        (LOST, "exec sleep 60", LinkError, r"^edge: lost$"),
         (FAILS.format(code="SE-NEW", text="unknown"), "exec sleep 60", RunError, r"SE-NEW"),
     ],
     ids=["edge", "its peer failed", "no error of ours", "link", "unknown code"],
@@ -121,4 +124,4 @@ def test_the_failure_of_one_side_ends_the_other_and_is_told(
 
 
 def test_a_side_that_ends_before_the_run_is_complete_was_stopped(both: Both) -> None:
-    assert both(HEARS, LISTENS, finished=False) is False
+    assert both(HEARS, f"{LISTENS}; {UNTIL_HEARD}", finished=False) is False
