@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from smartedge.artifacts.results import WeightsFacts
+from smartedge.errors import ConfigError
+from smartedge.models.zoo.weights import Loaded, Pixels, Rescale
 from smartedge.runs import machine
-from smartedge.runs.machine import describe_machine, peak_rss_bytes, rss_bytes
+from smartedge.runs.machine import describe_machine, peak_rss_bytes, pick_device, rss_bytes, versions
+from smartedge.runs.pictures import as_pictures
+from smartedge.runs.weights_facts import weights_facts
 
 
 def test_memory_is_in_bytes() -> None:
@@ -38,3 +47,72 @@ def test_a_run_is_prepared_without_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("processor : 0\nmodel name\t: Fast CPU: v2 \nmodel name: other\n", "Fast CPU: v2"),
+        ("Hardware: x\nModel\t\t: Raspberry Pi 4\n", "Raspberry Pi 4"),
+        ("processor : 0\n", "by the system"),
+        (None, "by the system"),
+    ],
+)
+def test_the_processor_has_the_name_that_linux_gives_it(
+    text: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(file: str, encoding: str) -> io.StringIO:
+        assert (file, encoding) == ("/proc/cpuinfo", "utf-8")
+        if text is None:
+            raise FileNotFoundError
+        return io.StringIO(text)
+
+    monkeypatch.setattr(machine, "open", opened, raising=False)
+    monkeypatch.setattr(machine.platform, "processor", lambda: "by the system")
+    assert describe_machine()["processor"] == name
+    monkeypatch.setattr(machine.platform, "processor", lambda: "")
+    assert describe_machine()["processor"] == (name if name != "by the system" else "unknown")
+
+
+@pytest.mark.parametrize(("cuda", "mps", "chosen"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_the_fastest_device_that_is_here_is_taken(
+    cuda: bool, mps: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto", "hardware.edge_device").type == chosen
+    assert pick_device("cpu", "hardware.edge_device").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("gpu:0", "torch calls a GPU of NVIDIA or AMD 'cuda'"), ("nvidia", "torch calls a GPU"), ("abacus", "abacus")],
+)
+def test_a_device_that_is_not_here_is_named_with_its_setting(name: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^hardware\.edge_device: '{name}' is not usable here \(.*{reason}") as told:
+        pick_device(name, "hardware.edge_device")
+    assert str(told.value).endswith("; use 'cpu' or 'auto'") and "\n" not in str(told.value)
+
+
+def test_versions_are_those_of_packages_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_PACKAGES", ("no-such-package", "numpy"))
+    assert versions() == {"python": platform.python_version(), "numpy": np.__version__}
+
+
+def test_weights_of_a_run_are_told_as_they_were_loaded() -> None:
+    assert weights_facts([torch.nn.Linear(1, 1)]) is None
+    loaded = Loaded("timm", 7, ("fc",), Pixels((0.1,), (0.2,)), 224, ("a note",))
+    part = Rescale(loaded.pixels, mean=0.5, std=0.5, loaded=loaded)
+    found = weights_facts([torch.nn.Linear(1, 1), torch.nn.Sequential(part)])
+    assert found == WeightsFacts(
+        source="timm", tensors=7, replaced=("fc",), image_size=224, mean=(0.1,), std=(0.2,), notes=("a note",)
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_images_of_any_channels_are_shown_in_three(channels: int) -> None:
+    images_BCHW = torch.arange(2 * channels * 4, dtype=torch.uint8).reshape(2, channels, 2, 2)
+    shown = as_pictures(images_BCHW)
+    for channel in range(3):
+        assert torch.equal(shown[:, channel], images_BCHW[:, channel if channels >= 3 else 0])
+    assert shown.shape == (2, 3, 2, 2)
