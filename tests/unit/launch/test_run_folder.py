@@ -8,9 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from untrained_run import edge_summary
 
 from smartedge import files
 from smartedge.artifacts.run import RunFacts, Speed
+from smartedge.artifacts.task import TaskFacts
 from smartedge.config import AUTO, Config, load_config
 from smartedge.errors import ConfigError, RunError
 from smartedge.framelog import log
@@ -200,6 +202,10 @@ def test_what_a_run_was_started_with_is_kept_and_read_again(config: Config, monk
     with pytest.raises(RunError, match=r"holds a run already; continue it with --resume, or choose another run_dir"):
         prepare_run(chosen, resume=False)
     assert closed.exists()
+    finished = edge_summary(TaskFacts(kind="single", columns=("a",), names=("n", "y")), (2,))
+    finished.write(chosen.run_dir / "edge" / "summary.json")
+    assert prepare_run(chosen, resume=True) == facts and closed.exists()
+    (chosen.run_dir / "edge" / "summary.json").unlink()
     assert prepare_run(chosen, resume=True) == facts and not closed.exists()
     with pytest.raises(RunError, match=r"the run began with other settings \(seed was 0, now 9\)"):
         prepare_run(load_config(chosen, {"seed": 9}), resume=True)
