@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from unittest.mock import create_autospec
 
@@ -9,8 +10,15 @@ import pytest
 
 from smartedge.artifacts.fleet import Bundle
 from smartedge.config import load_config
-from smartedge.errors import ConfigError
-from smartedge.launch.links import broker_link, named_credentials, one_way_link, one_way_receiver, sender_to
+from smartedge.errors import ConfigError, LinkError
+from smartedge.launch.links import (
+    broker_link,
+    check_receiver,
+    named_credentials,
+    one_way_link,
+    one_way_receiver,
+    sender_to,
+)
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream import sender as over_a_broker
 from smartedge.wire.jetstream.messages import Address
@@ -77,3 +85,14 @@ SPLIT = load_config({"method": "split"})
 def test_what_does_not_go_together_is_refused_with_a_remedy(make: object, says: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{says}"):
         make()  # type: ignore[operator]
+
+
+def test_what_a_receiver_needs_is_looked_for_before_there_is_one() -> None:
+    with pytest.raises(LinkError, match="TLS"):
+        check_receiver(load_config({}), "0.0.0.0", 0)
+    in_clear = load_config({"link": {"insecure": True}})
+    check_receiver(in_clear, "0.0.0.0", 0)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LinkError, match=str(port)):
+            check_receiver(in_clear, "127.0.0.1", port)

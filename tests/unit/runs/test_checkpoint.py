@@ -31,12 +31,14 @@ def test_model_and_optimizer_survive_bit_for_bit(tmp_path):
         "epoch": 3,
         "seconds": [0.5],
         "test": None,
+        "losses": [torch.ones(2), {7: torch.zeros(1)}],
     }
     checkpoints.save(3, state)
     loaded = checkpoints.load(3)
     assert loaded["epoch"] == 3
     assert loaded["seconds"] == [0.5]
     assert loaded["test"] is None
+    assert torch.equal(loaded["losses"][0], torch.ones(2)) and torch.equal(loaded["losses"][1][7], torch.zeros(1))
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded["model"][name], tensor)
     _, fresh = _trained()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
+from torch.utils.tensorboard import SummaryWriter
 
 from smartedge.artifacts.metrics import read_metrics
 from smartedge.errors import RunError
@@ -41,3 +44,29 @@ def test_a_resumed_side_writes_the_lines_of_its_epochs_once(tmp_path: Path, rows
     recorder.write(1, "val", FIGURES)
     recorder.close()
     assert recorder.path.read_bytes() == b"".join(rows[:2])
+
+
+def test_a_board_gets_every_figure_that_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edge").mkdir()
+    board = create_autospec(SummaryWriter)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter", board)
+    for resumed in (0, 4):
+        recorder = Recorder(tmp_path / "edge", "edge", resume_epoch=resumed)
+        board.assert_called_with(str(tmp_path / "tensorboard" / "edge"), purge_step=resumed or None)
+    recorder.write(4, "val", {**FIGURES, "loss": 0.25})
+    drawn = [call.args for call in board.return_value.add_scalar.call_args_list]
+    assert drawn == [
+        (f"{name}/val", 0.25 if name == "loss" else 0.5, 4) for name, value in FIGURES.items() if value is not None
+    ]
+    board.return_value.flush.assert_called_once_with()
+    recorder.close()
+    board.return_value.close.assert_called_once_with()
+
+
+def test_without_tensorboard_the_lines_are_written_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "edge").mkdir()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    recorder = Recorder(tmp_path / "edge", "edge")
+    recorder.write(0, "val", FIGURES)
+    recorder.close()
+    assert len(read_metrics(recorder.path)) == 1 and not (tmp_path / "tensorboard").exists()

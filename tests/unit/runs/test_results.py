@@ -23,6 +23,7 @@ from smartedge.runs.record import read_metrics
 from smartedge.runs.results import (
     _against_true_labels,
     _answers_of_back,
+    _bottleneck,
     _join_predictions,
     _response_baseline,
     _times,
@@ -279,3 +280,11 @@ def test_a_side_that_was_stopped_has_no_results(tmp_path, side):
     with pytest.raises(RunError, match=f"{side}: the run was stopped before its end"):
         assemble(tmp_path, config, get_method(config.method), FACTS)
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "crossing", "said"),
+    [("auto", (8, 4, 4), (8, 4, 4)), ("auto", (8, 4), (8, 4)), ("auto", (128,), None), ("2x2x2", (8, 4, 4), (2, 2, 2))],
+)
+def test_a_bottleneck_that_the_network_chose_is_what_crosses(named, crossing, said):
+    assert _bottleneck(load_config({"model": {"bottleneck": named}}), crossing) == said
