@@ -24,7 +24,7 @@ cloud) {cloud} ;;
 esac
 """
 LISTENS = """echo '{"side": "cloud", "phase": "listen", "port": 4711}'"""
-TOLD = """echo '{"side": "cloud", "phase": "train", "done": 2, "total": 3}'; echo 'no news'"""
+TOLD = """echo 'no news'; echo '{"side": "cloud", "phase": "train", "done": 2, "total": 3}'"""
 HEARS = 'read address; echo "$address" > "{folder}/heard"'
 UNTIL_HEARD = 'while [ ! -e "{folder}/heard" ]; do sleep 0.01; done'
 
