@@ -196,6 +196,8 @@ def _instead_of(word: str, verbs: Sequence[str]) -> str:
 
     if word == "smartedge":
         return "it follows the name of the program, which is written once"
+    if word == "help":
+        return "'smartedge --help' lists the verbs, 'smartedge VERB --help' explains one"
     if word.endswith((".yaml", ".yml", ".json")):
         return f"a verb comes before the settings, for example 'smartedge train {word}'"
     near = difflib.get_close_matches(word, verbs, n=1)

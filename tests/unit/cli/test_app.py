@@ -112,6 +112,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     [
         (["trian"], "there is no verb 'trian'; did you mean 'smartedge train'?"),
         (["smartedge", "train", "run.yaml"], "there is no verb 'smartedge'; it follows the name of the program"),
+        (["help", "train"], "'smartedge --help' lists the verbs, 'smartedge VERB --help' explains one"),
         (["run.yaml"], "a verb comes before the settings, for example 'smartedge train run.yaml'"),
         (
             ["cloud", "run.yaml", "--listen", "0.0.0.0:99999"],
