@@ -273,11 +273,12 @@ class Results(Artifact):
     def learned_nothing(self) -> bool:
         """Whether every head is within three standard errors of guessing. Guessing exceeds them once in 700 runs.
 
-        The better of plain and adjusted answers counts. Columns of a multi-label task count as independent.
+        The better of plain and adjusted answers counts. Columns of a multi-label task count as independent. Where there
+        are so few answers that even perfect ones lie within that, nothing can be said.
         """
         answers = self.data.test * (1 if self.task.kind == "single" else len(self.task.columns))
         limit = self.chance + 3 * math.sqrt((1 / self.chance - 1) / answers) * self.chance
-        return all(
+        return limit < 1 and all(
             max(head.balanced_accuracy, head.balanced_accuracy_adjusted or 0.0) <= limit
             for head in self.test.present.values()
         )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.artifacts.summary import refuse_unfinished
 from smartedge.cli.arguments import count, names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
-from smartedge.errors import ConfigError, DataError, list_some
+from smartedge.errors import ConfigError, DataError, RunError, list_some
 from smartedge.lab.audit.clock import Clock
 from smartedge.logs import say
 from smartedge.metrics import rounded_up
@@ -156,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     from smartedge.config import load_run_config
     from smartedge.lab.audit.features.noise import check_noise
+    from smartedge.methods.base import get_method
 
     if (args.run_dir is None) == (args.features is None):
         raise ConfigError("give either a run directory, or --features FILE; see 'smartedge audit --help'")
@@ -171,6 +172,11 @@ def _check(args: argparse.Namespace) -> None:
         load_run_config(folder)
     if args.run_dir is not None:
         refuse_unfinished(args.run_dir)
+        if get_method(load_run_config(args.run_dir).method).has_cloud and not (args.run_dir / "cloud").is_dir():
+            raise RunError(
+                f"{args.run_dir}: there is no cloud/; the audit needs both sides' folders, edge/ and cloud/: "
+                "'smartedge collect' brings the missing one"
+            )
     _settings(args)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.config import Config, load_config
 from smartedge.config.writing import commented_yaml
-from smartedge.errors import ConfigError, DataError, SmartEdgeError
+from smartedge.errors import ConfigError, SmartEdgeError
 from smartedge.files import disk_error
 from smartedge.logs import say
 
@@ -31,7 +31,8 @@ Write a settings file with every key, its meaning and its value.
     smartedge train run.yaml                     # edge and cloud, on this machine
 
 With --data it looks at the images and at the columns, and proposes what fits; --sensitive asks for protection. On a
-terminal it asks for what is not said; elsewhere, and with --yes, it never asks. Without data it writes the defaults.
+terminal it asks for what is not said; elsewhere, and with --yes, it never asks. Without --data it writes the
+defaults. Where the images lie on another machine, leave --data out, and write data.path into the file.
 """
 
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: when the file exists and ``--force`` is not given, cannot be written, or a value is impossible.
-        DataError: a column is not in the data set.
+        DataError: the data set cannot be opened, or a column is not in it. Nothing is written then.
     """
     if args.path.is_dir():
         raise ConfigError(
@@ -75,7 +76,11 @@ def run(args: argparse.Namespace) -> int:
     asking = not args.yes and sys.stdin.isatty() and sys.stdout.isatty()
     if asking and args.data is None:
         args.data = _ask("Where are the images? A folder, a .parquet file, or 'drawn' for drawn faces", "drawn")
-    summary = None if args.data is None else _look(args.data)
+    summary = None
+    if args.data is not None:
+        from smartedge.lab.plan.propose import summarise
+
+        summary = summarise(args.data)
     config = _without_data(args) if summary is None else _with_data(args, summary, asking=asking)
     try:
         with args.path.open("w" if args.force else "x", encoding="utf-8") as file:
@@ -85,8 +90,6 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise ConfigError(f"{args.path}: {disk_error(error)}") from error
     say(f"wrote {args.path}", "next:")
-    if args.data and summary is None and not args.desired:
-        say(f"  set data.desired in {args.path} to the column of {args.data} that is to be learned")
     size = config.data.image_size
     if summary is None:
         say(f"  smartedge cuts {config.model.name} --input {'x'.join(map(str, size.shape))}      # choose model.cut")
@@ -101,21 +104,10 @@ def _ask(question: str, proposed: str) -> str:
     return answer or proposed
 
 
-def _look(path: str) -> DataSummary | None:
-    """What the data set holds; None, and a line that says why, where it cannot be opened here."""
-    from smartedge.lab.plan.propose import summarise
-
-    try:
-        return summarise(path)
-    except DataError as error:
-        say(f"the data were not looked at: {error}", file=sys.stderr)
-        return None
-
-
 def _without_data(args: argparse.Namespace) -> Config:
     """The defaults, with what the arguments say."""
     desired = args.desired[0] if args.desired and len(args.desired) == 1 else args.desired
-    data = {"path": args.data, "desired": desired, "sensitive": args.sensitive or None}
+    data = {"desired": desired, "sensitive": args.sensitive or None}
     chosen = {"method": args.method, "data": {key: value for key, value in data.items() if value is not None}}
     return load_config({key: value for key, value in chosen.items() if value})
 

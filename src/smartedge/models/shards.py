@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from smartedge.errors import CutError
+from smartedge.files import open_regular
 
 __all__ = ["INDEX", "weight_files"]
 
@@ -23,7 +24,7 @@ def weight_files(path: Path) -> list[Path]:
     if not path.name.lower().endswith(INDEX):
         return [path]
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             places = json.loads(file.read(_MOST))["weight_map"].values()
         names = sorted({str(name) for name in places})
     except OSError as error:

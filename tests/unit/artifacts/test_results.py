@@ -38,6 +38,7 @@ def results_of(at_exit, back, *, names=("no", "yes"), kind="single", images=1000
         (results_of(None, 0.15, names=range(10)), False),
         (results_of(None, 0.53, names=range(40), kind="multi"), False),
         (results_of(None, 0.505, names=range(40), kind="multi"), True),
+        (results_of(None, 1.0, images=8), False),  # all are right, and three standard errors above guessing is 103 %
     ],
 )
 def test_a_run_that_guesses_is_known_by_its_standard_error(results, guessing):

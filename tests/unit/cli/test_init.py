@@ -49,17 +49,19 @@ def test_any_settings_survive_the_way_through_the_commented_file(changes: dict, 
 
 def test_arguments_are_written_and_the_next_steps_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.yaml"
-    argv = ["init", str(path), "--data", "elsewhere", "--desired", "smile", "--desired", "beard", "--method", "local"]
+    argv = ["init", str(path), "--desired", "smile", "--desired", "beard", "--method", "local"]
     assert main(argv) == 0
     config = load_config(path)
-    assert (config.method, config.data.path, config.data.desired) == ("local", "elsewhere", ("smile", "beard"))
+    assert (config.method, config.data.desired) == ("local", ("smile", "beard"))
     assert f"smartedge train {path}" in capsys.readouterr().out
 
 
-def test_data_that_are_elsewhere_are_not_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["init", str(tmp_path / "run.yaml"), "--data", "photos"])
+def test_data_that_are_not_there_are_an_error_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(tmp_path / "run.yaml"), "--data", "photos"]) == DataError.exit_code
     printed = capsys.readouterr()
-    assert "set data.desired" in printed.out and "not looked at: there is no data set at photos" in printed.err
+    assert "there is no data set at photos" in printed.err and not (tmp_path / "run.yaml").exists()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -257,3 +258,10 @@ def test_a_place_in_the_home_of_the_user_and_one_that_is_not_there(
     assert home.model.weights == str(tmp_path / "x.PTH")
     with pytest.raises(ConfigError, match=rf"x\.pth is not there in {tmp_path}; copy"):
         Config.model_validate({"model": {"weights": "x.pth"}}).check_files()
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors.index.json"])
+def test_a_pipe_in_place_of_weights_is_refused_and_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(CutError, match="cannot be read"):
+        read_weights(tmp_path / name)

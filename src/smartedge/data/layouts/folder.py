@@ -229,8 +229,8 @@ def _refuse_no_classes(folder: Path, names: Sequence[str], nested: Mapping[str, 
     if outlines and any(each & _IMAGES for each in named.values()):
         raise DataError(
             f"{folder}: {list_some(names)} are no classes but images and what belongs to them, as for segmentation "
-            "or boxes, which are not learned here. For classes write a table metadata.csv with the columns file_name "
-            "and label"
+            "or boxes (YOLO), which are not learned here. For classes write a table metadata.csv with the columns "
+            "file_name and label"
         )
     if len(names) > 1 and len(nested) == len(names):
         inner, *more = (set(each) for each in nested.values())

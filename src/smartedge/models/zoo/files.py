@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from smartedge.errors import CutError
+from smartedge.files import open_regular
 from smartedge.images.decode import is_lfs_pointer
 from smartedge.models.shards import INDEX, weight_files
 from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
@@ -56,7 +57,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
     try:
         if path.is_dir():
             raise CutError(f"model.weights: {path} is a folder; give the file in it{_within(path)}")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             first = file.read(_FIRST)
         if is_lfs_pointer(first[:64]):
             raise CutError(f"model.weights: {path} is a git-LFS pointer, not the file itself; run 'git lfs pull'")
