@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 from headers import stream_header
 
+from smartedge.errors import FleetError, SmartEdgeError
 from smartedge.types import EncodedBatch, Frame, StreamHeader
 from smartedge.wire.frame import Message, header_to_json, serialise
 from smartedge.wire.grpc_link import METHOD, GrpcLink
@@ -125,8 +126,8 @@ class Fleet:
     def __init__(self) -> None:
         self.revoked: set[str] = set()
 
-    def refusal(self, edge: str, serial: int | None = None) -> str | None:
-        return f"edge {edge} was revoked" if edge in self.revoked else None
+    def refusal(self, edge: str, serial: int | None = None) -> SmartEdgeError | None:
+        return FleetError(f"edge {edge} was revoked") if edge in self.revoked else None
 
     def edge_of(self, token: str) -> str | None:
         return token or None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from smartedge.artifacts.fleet import EdgeRegister, SimplexKeys
-from smartedge.errors import FleetError, LinkError
+from smartedge.errors import FleetError, LinkError, SmartEdgeError
 from smartedge.files import refuse_if_others_can_read
 
 __all__ = ["REGISTER", "SIMPLEX_KEYS", "Register", "SimplexRegister"]
@@ -91,8 +91,11 @@ class Register:
     def __init__(self, folder: Path) -> None:
         self._register = _Watched(folder / REGISTER, EdgeRegister.read)
 
-    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+    def refusal(self, edge: str, serial: int | None = None) -> SmartEdgeError | None:
         """Why an edge may not send now; None: it may.
+
+        What has expired is an error of the link: by a clock that is wrong, it may be valid again in a moment. TLS turns
+        such a certificate away, which an edge takes for an outage, too.
 
         Args:
             edge: its name, from its certificate.
@@ -114,7 +117,7 @@ class Register:
         return {edge for edge in edges if _refusal(register, edge, None, now) is None}
 
     def edge_of(self, token: str) -> str | None:
-        """The edge that a token belongs to and that may send now; None: it admits nobody.
+        """The edge that a token belongs to; None: it is nobody's. Whether that edge may send, :meth:`refusal` says.
 
         A token is ``EDGE.SECRET``. The register holds its SHA-256, so reading the register gives no token away.
 
@@ -125,9 +128,7 @@ class Register:
         entry = self._register.now().edges.get(edge)
         shown = hashlib.sha256(token.encode()).hexdigest()
         expected = (entry.token_sha256 if entry is not None else None) or "0" * 64
-        if not hmac.compare_digest(shown, expected) or entry is None or entry.token_until is None:
-            return None
-        return edge if entry.token_until > datetime.now(timezone.utc) else None
+        return edge if hmac.compare_digest(shown, expected) else None
 
 
 class SimplexRegister:
@@ -162,20 +163,24 @@ class SimplexRegister:
             return {}
 
 
-def _refusal(register: EdgeRegister, edge: str, serial: int | None, now: datetime) -> str | None:
+def _refusal(register: EdgeRegister, edge: str, serial: int | None, now: datetime) -> SmartEdgeError | None:
     entry = register.edges.get(edge)
     if entry is None:
-        return f"edge '{edge}' is not of this fleet; the fleet's owner adds it with 'smartedge fleet add'"
+        return FleetError(f"edge '{edge}' is not of this fleet; the fleet's owner adds it with 'smartedge fleet add'")
     if entry.shows == "token":
-        valid = entry.token_until is not None and entry.token_until > now
-        return None if valid else f"the token of edge '{edge}' was revoked or has expired; renew its bundle"
-    issued = [each for each in entry.certificates if serial is None or each.serial == f"{serial:x}"]
-    if any(not each.revoked and each.until > now for each in issued):
+        until = [] if entry.token_until is None else [entry.token_until]
+    else:
+        issued = [each for each in entry.certificates if serial is None or each.serial == f"{serial:x}"]
+        if not issued:
+            return FleetError(f"the certificate of edge '{edge}' is not in the fleet's register; renew its bundle")
+        until = [each.until for each in issued if not each.revoked]
+    if any(each > now for each in until):
         return None
-    if not issued:
-        return f"the certificate of edge '{edge}' is not in the fleet's register; renew its bundle"
-    why = "was revoked" if all(each.revoked for each in issued) else "has expired"
-    return f"the certificate of edge '{edge}' {why}; the fleet's owner makes a new bundle with 'smartedge fleet renew'"
+    what = f"the {entry.shows} of edge '{edge}'"
+    remedy = "the fleet's owner makes a new bundle with 'smartedge fleet renew'"
+    if not until:
+        return FleetError(f"{what} was revoked; {remedy}")
+    return LinkError(f"{what} has expired; {remedy}. Is the cloud's clock right?")
 
 
 def _read_keys(path: Path) -> dict[str, bytes]:

@@ -87,6 +87,7 @@ def run_ingest(
 def _refusal(register: Register | None, edge: str) -> str | None:
     """Why an edge's frames stay with the broker for now; None: they are taken."""
     try:
-        return None if register is None else register.refusal(edge)
+        refusal = None if register is None else register.refusal(edge)
     except LinkError as error:
-        return str(error)
+        refusal = error
+    return None if refusal is None else str(refusal)

@@ -77,7 +77,7 @@ class Access:
 
         Raises:
             FleetError: it may not send.
-            LinkError: whether it may send cannot be told at the moment.
+            LinkError: it may not send now; later it may.
         """
         shown = str(metadata.get(TOKEN_HEADER, ""))
         if self._expected is not None and not hmac.compare_digest(shown.encode(), self._expected):
@@ -88,13 +88,13 @@ class Access:
         elif self._guard is not None:
             edge = self._guard.edge_of(shown.removeprefix("Bearer "))
             if edge is None:
-                raise FleetError("the edge's token is missing, wrong, expired or revoked; renew its bundle")
+                raise FleetError("the edge's token is missing, wrong or revoked; renew its bundle")
             peer = Peer(edge, None)
-        if refusal := self.refusal(peer):
-            raise FleetError(refusal)
+        if (refusal := self.refusal(peer)) is not None:
+            raise refusal
         return peer
 
-    def refusal(self, peer: Peer) -> str | None:
+    def refusal(self, peer: Peer) -> SmartEdgeError | None:
         """Why a sender that was let in may not send any more; None: it may."""
         return None if self._guard is None else self._guard.refusal(peer.edge, peer.serial)
 

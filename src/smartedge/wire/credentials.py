@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from smartedge.errors import LinkError
+from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.files import refuse_if_others_can_read
 from smartedge.wire.sockets import is_loopback
 
@@ -64,8 +64,10 @@ class Credentials:
 class Guard(Protocol):
     """Says who may send, at any time. :class:`smartedge.fleet.register.Register` is one."""
 
-    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+    def refusal(self, edge: str, serial: int | None = None) -> SmartEdgeError | None:
         """Why the edge of that name may not send now, with that certificate; None: it may.
+
+        An error of the link where the edge may try again, which goes on with its run until then.
 
         Raises:
             LinkError: this cannot be told at the moment.
@@ -73,7 +75,7 @@ class Guard(Protocol):
         ...
 
     def edge_of(self, token: str) -> str | None:
-        """Name of the edge that a token belongs to and that may send now; None: the token admits nobody.
+        """Name of the edge that a token belongs to; None: it is nobody's.
 
         Raises:
             LinkError: this cannot be told at the moment.

@@ -363,9 +363,9 @@ class GrpcReceiver:
             except LinkError as error:  # it may come back, and is asked again then
                 place.end(error)
                 continue
-            if refusal:
+            if refusal is not None:
                 _log.warning("edge %s may not send any more; its stream is broken off", place.peer.edge)
-                place.end(FleetError(refusal))
+                place.end(refusal)
 
     async def _close(self) -> None:
         if self._watching is not None:

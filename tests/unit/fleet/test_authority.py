@@ -231,7 +231,7 @@ def test_who_adds_an_edge_does_not_undo_a_revocation_meanwhile(
     fleet.add(["gate"], cloud="c:1", days=1)
     started[0].join(timeout=30)
     refusals = {edge: Register(fleet.folder).refusal(edge) for edge in ("door", "gate")}
-    assert refusals["gate"] is None and refusals["door"] is not None and "was revoked" in refusals["door"]
+    assert refusals["gate"] is None and "was revoked" in str(refusals["door"])
 
 
 @pytest.mark.parametrize("tokens", [False, True])

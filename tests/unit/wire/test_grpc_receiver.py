@@ -23,7 +23,7 @@ from tcp_proxy import TcpProxy
 import smartedge.wire.admission
 import smartedge.wire.grpc_receiver
 import smartedge.wire.places
-from smartedge.errors import FleetError, LinkError, LogError
+from smartedge.errors import FleetError, LinkError, LogError, SmartEdgeError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import header_to_json
@@ -471,7 +471,7 @@ class Unsure(Fleet):
 
     unreadable = False
 
-    def refusal(self, edge: str, serial: int | None = None) -> str | None:
+    def refusal(self, edge: str, serial: int | None = None) -> SmartEdgeError | None:
         if self.unreadable:
             raise LinkError(f"whether {edge} may send cannot be told")
         return super().refusal(edge, serial)
