@@ -14,7 +14,7 @@ from pathlib import Path
 
 from smartedge.files import PRIVATE
 
-__all__ = ["holding", "lock", "lock_at_once", "lock_shared", "open_lock"]
+__all__ = ["holding", "holding_folder", "lock", "lock_at_once", "lock_shared", "open_lock"]
 
 
 def open_lock(path: Path) -> int:
@@ -59,6 +59,21 @@ def holding(path: Path, how: Callable[[int], None] = lock) -> Iterator[None]:
     file = open_lock(path)
     try:
         how(file)
+        yield
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def holding_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder in the block.
+
+    Raises:
+        OSError: the folder is not there, or its file system has no locks.
+    """
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lock(file)
         yield
     finally:
         os.close(file)

@@ -38,7 +38,14 @@ def fleet_figures() -> FleetFigures:
             test=None if name == "hall" else figures(0.5 + 0.01 * number),
         )
     return FleetFigures(
-        complete=False, model="resnet18", schedule="joint", epsilon=4.0, label_epsilon=None, jain=0.931, edges=edges
+        complete=False,
+        model="resnet18",
+        schedule="joint",
+        epsilon=4.0,
+        delta=1e-5,
+        label_epsilon=None,
+        jain=0.931,
+        edges=edges,
     )
 
 

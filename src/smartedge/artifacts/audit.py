@@ -80,6 +80,10 @@ class AuditedFeatures(Audited):
         description="protected images whose features are exactly those of an image of another split: the same image "
         "under another name, or features of few values; null for codewords",
     )
+    rounded: bool = Field(
+        default=False,
+        description="the features have more digits than float32 holds: attackers did not see what further digits tell",
+    )
 
 
 class Effort(Part):

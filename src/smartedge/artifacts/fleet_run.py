@@ -114,6 +114,7 @@ class FleetFigures(Artifact):
         description="`dp.epsilon` of the settings: the budget of an image; null: none is set, or it is of each number "
         "of a feature map alone (`dp.granularity: element`)"
     )
+    delta: float | None = Field(default=None, description="`dp.delta` of the settings; null: as `epsilon`")
     label_epsilon: float | None = Field(description="`dp.label_epsilon` of the settings; null: labels travel in clear")
     jain: float | None = Field(
         description="Jain's index of the shares of their frames that the back has used: 1 where all edges are equally "

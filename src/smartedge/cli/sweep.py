@@ -11,6 +11,7 @@ from smartedge.cli.arguments import positive, seconds
 from smartedge.cli.common import add_override_argument
 from smartedge.errors import ConfigError, RunError
 from smartedge.logs import say
+from smartedge.metrics import rounded_up
 
 if TYPE_CHECKING:
     from smartedge.artifacts.sweep import Spread, Sweep
@@ -111,7 +112,7 @@ def print_table(found: Sweep) -> None:
                 (figures.best, figures.training_image, figures.undefended, figures.floor) if figures else (None,) * 4
             )
             cells += map(_spread, shown)
-        cells += [_spread(row.bound)] if bounded else []
+        cells += [_bound(row.bound)] if bounded else []
         table.add_row(*cells, f"{row.runs}" + (f", {row.failed} failed" if row.failed else ""))
     Console(width=120, highlight=False).print(table)
 
@@ -120,6 +121,11 @@ def _spread(spread: Spread | None) -> str:
     if not spread:
         return "–"
     return f"{100 * spread.mean:.1f} %" + (f" ± {100 * spread.sd:.1f}" if spread.sd is not None else "")
+
+
+def _bound(spread: Spread | None) -> str:
+    """Rounded up. It follows from the settings, so it is the same for each seed."""
+    return f"{100 * rounded_up(spread.mean):.1f} %" if spread else "–"
 
 
 def _page(folder: Path) -> list[Path]:

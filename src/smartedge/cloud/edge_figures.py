@@ -52,11 +52,13 @@ def figures_of_edges(handover: Handover, trainer: BackTrainer, influence: Influe
             test=tests.get(name),
         )
     config = trainer.config
+    budget = config.dp.epsilon if config.dp.granularity != "element" else None
     return FleetFigures(
         complete=handover.complete and trainer.finished,
         model=config.model.name,
         schedule=config.schedule,
-        epsilon=None if config.dp.granularity == "element" else config.dp.epsilon,
+        epsilon=budget,
+        delta=None if budget is None else config.dp.delta,
         label_epsilon=config.dp.label_epsilon,
         jain=_jain([figures.learned / max(1, _announced(handover, name)) for name, figures in edges.items()]),
         edges=edges,

@@ -1,7 +1,7 @@
 """What an edge tells of itself while it runs (``--metrics``): how much it sent, and never what is in it.
 
-Nothing here depends on the content of images: losses, accuracies and labels are not told. How many images were
-released, and when, is known to the cloud anyway.
+Nothing here depends on the content of images beyond their releases: losses, accuracies and labels are not told. How
+many images were released, when, and in how many bytes, is seen on the link anyway.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class _Budget:
 
     def __init__(self, sender: Sender) -> None:
         self._ledger = sender.gate.ledger
+        self._of_an_image = sender.gate.mechanism.event.granularity != "element"  # else it is of one number
         self._read_at = -math.inf
         self._left: float | None = None
 
     def left(self) -> float | None:
-        """What is left of it; None where there is no budget, or the ledger cannot be read now."""
-        if math.isinf(self._ledger.budget.epsilon):
+        """What is left of it; None where there is none of a whole image, or the ledger cannot be read now."""
+        if not self._of_an_image or math.isinf(self._ledger.budget.epsilon):
             return None
         if time.monotonic() - self._read_at > _EVERY_S:
             self._read_at = time.monotonic()
@@ -59,9 +60,8 @@ def edge_telemetry(sender: Sender | None, epochs: Callable[[], int] | None = Non
         if sender is not None and budget is not None:
             images = {split: float(count) for split, count in sender.traffic.images.items()}
             yield Figure("edge_releases", "Images released, over all epochs", "counter", images, label="split")
-            yield Figure(
-                "edge_budget_left_epsilon", "Privacy budget of the image that spent most", "gauge", budget.left()
-            )
+            text = "Privacy budget of the image that spent most, at dp.delta"
+            yield Figure("edge_budget_left_epsilon", text, "gauge", budget.left())
             for way, bytes_ in (("sent", sender.traffic.up), ("received", sender.traffic.down)):
                 text = f"Bytes {way}, at the socket, of streams that ended"
                 yield Figure(f"edge_{way}_bytes", text, "counter", float(sum(bytes_.values())))

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
-from smartedge.files import disk_error, is_disk_error, refuse_if_others_can_read, sync_folder
+from smartedge.files import disk_error, is_disk_error, refuse_if_others_can_read, write_atomically
+from smartedge.locks import holding_folder
 
 __all__ = ["Noise"]
 
@@ -50,7 +51,10 @@ class Noise:
         """
         try:
             if not existing and not path.exists():
-                _write_exclusively(path, os.urandom(_KEY_BYTES))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with holding_folder(path.parent):  # of two processes that begin at once, one makes the key
+                    if not path.exists():
+                        write_atomically(path, os.urandom(_KEY_BYTES))
             key = path.read_bytes()
             refuse_if_others_can_read(path, PrivacyError, "the key of the noise")
         except OSError as error:
@@ -93,17 +97,3 @@ class Noise:
 def _advice(error: OSError) -> str:
     lost = isinstance(error, FileNotFoundError) or not is_disk_error(error)
     return "Restore it from a copy, or start a new run" if lost else disk_error(error)
-
-
-def _write_exclusively(path: Path, key: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(descriptor, key)
-        os.fsync(descriptor)
-        sync_folder(path.parent)
-    except OSError:
-        path.unlink()  # nothing was released with it, and half of a key would stop the next start
-        raise
-    finally:
-        os.close(descriptor)

@@ -121,4 +121,6 @@ def test_a_back_that_has_finished_has_used_every_frame_but_those_in_quarantine(h
         {"model": {"bottleneck": "2x2x2"}, "dp": {"mechanism": "laplace", "granularity": "element", "epsilon": 4.0}}
     )
     found = figures_of_edges(handover, trainer, Influence(None))
-    assert found.jain is None and found.epsilon is None, "the ε of one number is no budget of an image"
+    assert found.jain is None and found.epsilon is None and found.delta is None, (
+        "the ε of one number is no budget of an image"
+    )

@@ -20,7 +20,7 @@ from smartedge.edge.spool import Spool
 from smartedge.edge.telemetry import edge_telemetry
 from smartedge.privacy.balance import Budget
 from smartedge.privacy.ledger import Ledger
-from smartedge.privacy.mechanisms import Gaussian, Mechanism, Unprotected
+from smartedge.privacy.mechanisms import Gaussian, Laplace, Mechanism, Unprotected
 from smartedge.privacy.noise import Noise
 from smartedge.privacy.release import Gate
 from smartedge.runs.telemetry import Telemetry
@@ -93,9 +93,10 @@ def test_the_budget_that_is_left_is_that_of_the_image_that_spent_most(make_sende
     assert told(asked)["edge_budget_left_epsilon"] == pytest.approx(8 - spent)
 
 
-def test_a_ledger_without_a_budget_is_not_read(make_sender, monkeypatch) -> None:
+@pytest.mark.parametrize("made", [(Unprotected((2, 2, 2)),), (Laplace((2, 2, 2), 1.0, 4.0, "element"), 8.0)])
+def test_a_ledger_without_a_budget_of_an_image_is_not_read(make_sender, monkeypatch, made) -> None:
     monkeypatch.setattr(telemetry, "read_balance", None)
-    assert told(edge_telemetry(make_sender(Unprotected((2, 2, 2)))))["edge_budget_left_epsilon"] is None
+    assert told(edge_telemetry(make_sender(*made)))["edge_budget_left_epsilon"] is None
 
 
 def test_a_ledger_that_cannot_be_read_leaves_the_figure_open(make_sender) -> None:

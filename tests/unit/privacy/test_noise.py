@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -39,13 +40,33 @@ def test_a_key_that_is_missing_short_or_open_to_others_is_refused(tmp_path):
         Noise.open(path, existing=True)
 
 
-def test_a_key_that_another_process_makes_at_the_same_moment_is_not_overwritten(tmp_path, monkeypatch):
+def test_of_two_processes_that_begin_at_once_one_makes_the_key_and_it_is_whole_when_it_is_there(tmp_path, monkeypatch):
+    """The second one found a half-written key, and advised to remove it: the first one would have gone on with it."""
     path = tmp_path / "noise.key"
-    first = Noise.open(path, existing=False)
-    monkeypatch.setattr(type(path), "exists", lambda path: False)
-    with pytest.raises(PrivacyError, match="File exists"):
-        Noise.open(path, existing=False)
-    np.testing.assert_array_equal(Noise.open(path, existing=True).words(b"n", 3), first.words(b"n", 3))
+    seen = []
+
+    def urandom(count):
+        seen.append(path.exists())
+        other = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):  # the other process waits
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+        return bytes(range(count))
+
+    def fsync(file):
+        seen.append(path.exists())
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", fsync)
+        first = Noise.open(path, existing=False)
+    assert seen == [False, False, True], "made, on disk, and only then under its name"
+    exists = type(path).exists
+    looked = iter([False])  # before the other process has made it
+    monkeypatch.setattr(type(path), "exists", lambda path: next(looked, None) is not False and exists(path))
+    monkeypatch.setattr(os, "urandom", bytes)  # another key
+    second = Noise.open(path, existing=False)
+    np.testing.assert_array_equal(second.words(b"n", 3), first.words(b"n", 3))
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
@@ -54,8 +75,7 @@ def test_a_key_has_32_bytes(size):
         Noise(bytes(size))
 
 
-@pytest.mark.parametrize("call", ["write", "fsync"])
-def test_a_key_that_a_full_disk_does_not_take_leaves_no_file_behind(tmp_path, monkeypatch, call):
+def test_a_key_that_a_full_disk_does_not_take_leaves_no_file_behind(tmp_path, monkeypatch):
     """An empty one was left, and the run could neither be resumed nor started."""
     path = tmp_path / "noise.key"
 
@@ -63,19 +83,11 @@ def test_a_key_that_a_full_disk_does_not_take_leaves_no_file_behind(tmp_path, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as disk:
-        disk.setattr(os, call, full)
+        disk.setattr(os, "fsync", full)
         with pytest.raises(PrivacyError, match=r"nothing is released\. the disk is full: free space on it"):
             Noise.open(path, existing=False)
-    assert not path.exists()
+    assert not list(tmp_path.iterdir())
     Noise.open(path, existing=False)
-
-
-def test_a_new_key_is_on_disk_before_it_is_used(tmp_path, monkeypatch):
-    """Without it a ledger that survived a power failure belongs to noise that nobody can repeat."""
-    synced, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
-    Noise.open(tmp_path / "noise.key", existing=False)
-    assert synced == [str(tmp_path / "noise.key"), str(tmp_path)]
 
 
 def test_words_are_those_of_shake_256_and_a_longer_stream_begins_like_a_shorter_one():

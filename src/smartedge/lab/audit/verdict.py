@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smartedge.artifacts.audit import Audit, AuditedFeatures
 from smartedge.lab.judging.guarantee import guarantee_of_noise
-from smartedge.lab.judging.leakage import beside, judge, read_leaks, to_judge
+from smartedge.lab.judging.leakage import beside, judge, read_leaks, stronger, to_judge
 
 __all__ = ["verdict"]
 
@@ -14,15 +14,12 @@ def verdict(result: Audit) -> str:
     leaks, audited, effort = read_leaks(result), result.audited, result.settings.stages.get("attributes")
     if not leaks:
         return "No attack on an attribute was made, so it is not known what the features reveal."
-    judged = judge(
-        leaks,
-        sent=True,
-        protected=not audited.undefended,
-        guaranteed=guarantee_of_noise(result.dp).limits,
-        unread=result.unread,
-    )
+    guaranteed = guarantee_of_noise(result.dp).limits
+    judged = judge(leaks, sent=True, protected=not audited.undefended, guaranteed=guaranteed, unread=result.unread)
     worst = to_judge(leaks)[0]
     said = [judged.headline, beside(worst)]
+    if judged.tone == "good":
+        said.append(stronger(to_judge(leaks), guaranteed))
     if result.dp.holds is False:
         said.append("The claimed epsilon is REFUTED by the mechanism's own releases.")
     if audited.attackers_images_seen:
@@ -35,6 +32,11 @@ def verdict(result: Audit) -> str:
         said.append(
             f"{audited.copies} protected images have exactly the features of an image of another split. If they are "
             "the same images under other names, neither these figures nor a certificate hold: leave them out."
+        )
+    if isinstance(audited, AuditedFeatures) and audited.rounded and not audited.noise_on_audited_releases:
+        said.append(
+            "The features have more digits than float32 holds, and attackers saw only these. If more digits are sent, "
+            "they may tell more."
         )
     if result.skipped:
         said.append("Some attacks were left out or cut short: see 'skipped'.")

@@ -20,6 +20,7 @@ __all__ = [
     "kinds_of",
     "membership_words",
     "read_leaks",
+    "stronger",
     "to_judge",
 ]
 
@@ -209,7 +210,7 @@ def judge(
     sentences = [sentence for leak in judged[:3] for sentence in (beside(leak), *_certified(leak))]
     if len(leaks) > min(3, len(judged)):
         sentences.append("The table below shows all audited attributes.")
-    sentences.append("These are the best of the attackers that were tried. " + _stronger(judged, guaranteed))
+    sentences.append("These are the best of the attackers that were tried. " + stronger(judged, guaranteed))
     most = worst.worst.value
     if all(leak.worst.value <= leak.unavoidable + leak.margin for leak in judged):
         if doubtful := [leak for leak in judged if leak.doubts]:
@@ -307,7 +308,8 @@ def _certified(leak: Leak) -> list[str]:
     return [text]
 
 
-def _stronger(judged: Sequence[Leak], guaranteed: bool) -> str:
+def stronger(judged: Sequence[Leak], guaranteed: bool) -> str:
+    """Whether an attacker that was not tried may read more."""
     if all(leak.certified is not None for leak in judged):
         return (
             "A stronger attacker may read more, but from one release of a new image no more than the certificate says."

@@ -35,10 +35,12 @@ from smartedge.lab.report.canvas import (
     short,
     to_svg,
 )
+from smartedge.metrics import rounded_up
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
 
 # The references that attacks are compared with. Each line has its own dash.
+_BOUNDS = ("no attacker exceeds", "DP bound", "noise bound")  # names of lines
 _LINES: dict[str, Look] = {
     "chance": {"color": MUTED, "linestyle": (0, (1, 1.6)), "linewidth": 1.6},
     "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
@@ -319,12 +321,17 @@ def over_setting(
 
 def _line_handles(lines: Mapping[str, float]) -> list[Line2D]:
     """The entries of the references in a legend."""
-    return [Line2D([], [], label=f"{name} {100 * value:.1f} %", **_LINES[name]) for name, value in lines.items()]
+    return [Line2D([], [], label=_of_line(name, value), **_LINES[name]) for name, value in lines.items()]
 
 
 def _line_words(lines: Mapping[str, float]) -> str:
     """The references, for readers who do not see the drawing."""
-    return "Lines: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in lines.items())
+    return "Lines: " + ", ".join(_of_line(name, value) for name, value in lines.items())
+
+
+def _of_line(name: str, value: float) -> str:
+    """A reference with its figure; upper bounds are rounded up."""
+    return f"{name} {100 * (rounded_up(value) if name in _BOUNDS else value):.1f} %"
 
 
 def _in_words(point: Point, task: str, attack: str) -> str:
@@ -333,9 +340,9 @@ def _in_words(point: Point, task: str, attack: str) -> str:
     if point.attack is not None:
         text += f", {attack} {100 * point.attack[0]:.1f} %"
     if point.bound is not None:
-        text += f", DP bound {100 * point.bound:.1f} %"
+        text += f", DP bound {100 * rounded_up(point.bound):.1f} %"
     if point.noise_bound is not None:
-        text += f", noise bound {100 * point.noise_bound:.1f} %"
+        text += f", noise bound {100 * rounded_up(point.noise_bound):.1f} %"
     return text
 
 

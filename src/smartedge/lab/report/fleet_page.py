@@ -9,6 +9,7 @@ from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
 from smartedge.artifacts.results import Figures
 from smartedge.artifacts.summary import CloudSummary
+from smartedge.lab.judging.guarantee import pair
 from smartedge.lab.judging.text import count, percent, short_number
 from smartedge.lab.report.page import write_page
 
@@ -43,6 +44,7 @@ def write_fleet_report(run_dir: Path, *, out: Path | None = None) -> Path:
         "title": f"Fleet of {len(fleet.edges)} edges",
         "fleet": fleet,
         "test": summary.test,
+        "budget": "none set" if fleet.epsilon is None else pair(fleet.epsilon, fleet.delta),
         "rows": [_row(name, figures) for name, figures in fleet.edges.items()],
         "images": sum(figures.images for figures in fleet.edges.values()),
         "bytes": sum(figures.bytes for figures in fleet.edges.values()),

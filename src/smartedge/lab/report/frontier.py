@@ -8,7 +8,7 @@ from pathlib import Path
 
 from smartedge.artifacts.sweep import Spread, Sweep, SweepRow
 from smartedge.lab.judging.leakage import NO_BOUND
-from smartedge.lab.judging.text import known, percent, points
+from smartedge.lab.judging.text import at_most, known, percent, points
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.attack_plots import Point
 from smartedge.lab.report.canvas import Figure
@@ -63,6 +63,7 @@ def write_sweep(folder: Path) -> list[Path]:
         "axis": _axis,
         "spread": _spread_text,
         "mean": lambda spread: percent(spread.mean if spread else None),
+        "bound": lambda spread: at_most(spread.mean if spread else None),
     }
     return [write_page(folder / "sweep.html", "sweep.html.j2", page), *pictures]
 

@@ -112,6 +112,7 @@ class RunState(Part):
     spent: Spent | None
     edges: tuple[Edge, ...]
     budget: float | None  # of an image, in a run of several edges
+    delta: float | None  # of that budget
     refused: int
     result: str | None  # of a run that has ended; what to do where it goes on no more
     log: tuple[Line, ...]  # the newest first
@@ -184,6 +185,7 @@ class RunReader:
             spent=self._spent.of(run / "edge" / "ledger.sqlite"),
             edges=edges,
             budget=None if fleet is None else fleet.epsilon,
+            delta=None if fleet is None else fleet.delta,
             refused=sum(each.refused for each in edges),
             result=_ADVICE.get(state) if results is None else _result(results),
             log=log,

@@ -98,6 +98,7 @@ def test_the_verdict_is_the_reports_about_the_sensitive_attribute_that_fares_wor
     )
     close = verdict(example_audit(dp=noise_test(holds=False), skipped=(Skipped(attack="mlp", reason=""),)))
     assert close.startswith("What was sent hides masculine from the attackers that were tried")
+    assert "A stronger attacker may read more" in close and "A stronger attacker" not in said
     assert close.endswith(
         "The claimed epsilon is REFUTED by the mechanism's own releases. Some attacks were left out or cut short: see "
         "'skipped'."

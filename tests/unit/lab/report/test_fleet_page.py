@@ -31,7 +31,7 @@ def test_the_page_shows_every_edge_and_names_what_is_wrong(tmp_path: Path) -> No
     assert "hall is in quarantine: training failed on its frame 4000." in text
     assert "gate is capped" in text and "gate lie 9.4 robust" in text
     assert "37 frames of lift were lost" in text and "not learned from evenly" in text
-    assert "Not everything has come from hall." in text and "ε = 4 " in text
+    assert "Not everything has come from hall." in text and "ε = 4, δ = 10⁻⁵ " in text
     assert "No edge's audit is here" in text
     assert "hall layer3 – – 1.340 not finished, in quarantine from frame 4000" in text
     assert page.stat().st_mode & 0o077 == 0

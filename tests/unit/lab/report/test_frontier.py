@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from smartedge.artifacts.sweep import Sweep
+from smartedge.cli.sweep import print_table
 from smartedge.errors import RunError
 from smartedge.lab.report import write_sweep
 
@@ -68,17 +70,26 @@ def test_where_all_cost_more_the_headline_does_not_call_it_cheap(write_sweep_jso
     assert "λ 10 hides masculine best: the best attacker" in text
 
 
-def test_a_grid_has_a_figure_per_axis_and_the_bounds(write_sweep_json):
-    page, _ = write_sweep(write_sweep_json(GRID, bounds=True))
+def test_a_grid_has_a_figure_per_axis_and_the_bounds(write_sweep_json, capsys):
+    def a_little_more(sweep):
+        for row in sweep["rows"]:
+            row["bound"]["mean"] += 0.0002  # 98.02 % is told as what it does not exceed
+
+    folder = write_sweep_json(GRID, bounds=True, change=a_little_more)
+    print_table(Sweep.read(folder / "sweep.json"))
+    assert "98.1 %" in capsys.readouterr().out
+    page, _ = write_sweep(folder)
     frontier, over_epsilon, over_codewords = labels_of(page)
     assert (
-        "ε 1, codewords 4: smile 93.0 %, best attack on masculine 90.0 %, DP bound 98.0 %, noise bound 95.0 %"
+        "ε 1, codewords 4: smile 93.0 %, best attack on masculine 90.0 %, DP bound 98.1 %, noise bound 95.0 %"
         in frontier
     )
     assert "over ε (dp.epsilon)" in over_epsilon and "over codewords (model.codebook)" in over_codewords
     assert over_epsilon.count("DP bound") == 6
     text = plain(page.read_text("utf-8"))
-    assert '<th scope="col">DP bound</th>' in text and "93.0 % ± 0.4" in text
+    assert (
+        '<th scope="col">DP bound</th>' in text and "93.0 % ± 0.4" in text and "<td>98.1 %</td><td>95.0 %</td>" in text
+    )
 
 
 def test_without_an_audit_there_is_accuracy_alone(write_sweep_json):

@@ -92,6 +92,7 @@ def fleet(tmp_path: Path) -> Callable[[int], Path]:
             model="resnet18",
             schedule="joint",
             epsilon=4.0,
+            delta=1e-5,
             label_epsilon=None,
             jain=1.0,
             edges=edges,

@@ -175,6 +175,7 @@ def _facts(table: FeatureTable, evidence: FeaturesEvidence, source: str | None) 
             "digest": evidence.digest,
             "splits": table.made or "given",
             "copies": None if evidence.layout == "codeword" else table.copies(),
+            "rounded": table.rounded,
             "persons": None if table.persons_N is None else len(set(table.persons_N.tolist())),
         }
     )

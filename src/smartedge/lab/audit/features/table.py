@@ -49,6 +49,7 @@ class FeatureTable:
         persons_N: number of the person in each image, int64 (N,); None where persons are not known.
         splits: split → positions of its images, ascending.
         made: how the splits were made; None where they were given.
+        rounded: the features had more digits than float32 holds.
     """
 
     features_NF: NDArray[np.float32]
@@ -57,6 +58,7 @@ class FeatureTable:
     persons_N: Ints | None
     splits: Mapping[SplitName, Ints]
     made: str | None
+    rounded: bool
 
     def copies(self) -> int:
         """How many images of the split ``test`` have exactly the features of an image of another split."""
@@ -103,7 +105,7 @@ def table_of(
     Raises:
         DataError: says what is wrong with which array, and what to do.
     """
-    features_NF = _features(features)
+    features_NF, rounded = _features(features)
     count = len(features_NF)
     if not sensitive:
         raise DataError(
@@ -121,10 +123,11 @@ def table_of(
     if given and persons_N is not None:
         _check_persons(places, persons_N)
     made = None if given else f"made by {'images' if persons_N is None else 'persons'}"
-    return FeatureTable(features_NF, columns, desired, persons_N, places, made)
+    return FeatureTable(features_NF, columns, desired, persons_N, places, made, rounded)
 
 
-def _features(features: ArrayLike) -> NDArray[np.float32]:
+def _features(features: ArrayLike) -> tuple[NDArray[np.float32], bool]:
+    """The features in float32, and whether they had more digits than that."""
     array = _array("features", features)
     if array.dtype == object or array.dtype.kind not in "biuf":
         raise DataError(f"features: must be numbers, not {array.dtype}")
@@ -144,9 +147,11 @@ def _features(features: ArrayLike) -> NDArray[np.float32]:
     if len(bad):
         raise DataError(
             f"features: {len(bad)} of {len(array)} images hold NaN, or numbers that are infinite or too large for "
-            f"float32, the first at position {bad[0]}; leave these images out, or scale the features"
+            f"float32, the first at position {bad[0]}; leave these images out, or scale the features. Where such "
+            "numbers are sent, their places may tell something: then put another number there, and add numbers that "
+            "are 1 in these places and 0 elsewhere"
         )
-    return array_NF
+    return array_NF, bool((array_NF != array).any())
 
 
 def _column(name: str, values: ArrayLike, count: int) -> Column:

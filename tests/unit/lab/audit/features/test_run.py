@@ -116,6 +116,19 @@ def test_copies_of_an_image_in_another_split_are_told() -> None:
     assert "1 protected images have exactly the features of an image of another split" in found.verdict
 
 
+def test_what_is_not_looked_at_is_told() -> None:
+    """Digits beyond float32 hold the secret: it was called hidden, without a word on them."""
+    rng = np.random.default_rng(0)
+    glasses = np.arange(COUNT) % 2
+    fine = np.round(rng.standard_normal((COUNT, 3)), 3) + 1e-12 * glasses[:, None]
+    found = audited({"features": fine, "sensitive": {"glasses": glasses}}, attacks=("trees",))
+    assert isinstance(found.audited, AuditedFeatures) and found.audited.rounded and best(found) < 0.62
+    assert "attackers saw only these. If more digits are sent, they may tell more." in found.verdict
+    coarse = {"features": fine.astype(np.float16), "sensitive": {"glasses": glasses}}
+    assert "more digits" not in audited(coarse, attacks=("trees",)).verdict
+    assert "more digits" not in audited(faces(0.2), attacks=("trees",), noise="gaussian:sigma=0.4,clip=1").verdict
+
+
 def test_a_known_label_and_several_releases_are_a_stronger_attacker() -> None:
     found = audited(faces(0.2), noise="gaussian:sigma=0.4,clip=1,releases=9", known_label=True)
     assert found.certificate is not None and found.certificate.training_image is not None
