@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from smartedge.framelog.mark import Mark
 from smartedge.framelog.reader import STREAMS, LogReader, segment_name
 from smartedge.framelog.records import FILE_HEADER_BYTES, RECORD_HEADER_BYTES, read_at
 
@@ -23,12 +22,6 @@ class DurableSegment(NamedTuple):
 
 class DurableLog(LogReader):
     """The files of a log up to its watermark, as it was when the log was opened or refreshed."""
-
-    @property
-    def mark(self) -> Mark:
-        """The watermark."""
-        assert self._mark is not None  # the constructor reads it
-        return self._mark
 
     def segments(self) -> list[DurableSegment]:
         """The segments, oldest first.

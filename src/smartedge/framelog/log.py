@@ -69,7 +69,7 @@ class FrameLog(OpenLog):
         self.spare_bytes = spare_bytes
         super().__init__(folder, edge)
         try:
-            if (self.next_seq, len(self.stream_headers)) != (self._known_mark.frames, self._known_mark.streams):
+            if (self.next_seq, len(self.stream_headers)) != (self.mark.frames, self.mark.streams):
                 self._sync()
         except BaseException:
             self.close()
@@ -185,7 +185,7 @@ class FrameLog(OpenLog):
             LogError: the disk does not take it.
         """
         with self._syncing, self._lock, self._writing("the removal of used frames"):
-            mark = self._known_mark
+            mark = self.mark
             kept = [number for number, start in self._starts.items() if start <= seq and number <= mark.segment]
             first = max(kept, default=0)
             if seq <= mark.frames and first > mark.first_segment:
@@ -198,14 +198,14 @@ class FrameLog(OpenLog):
     def _set_mark(self, mark: Mark) -> None:
         """Put a mark in place of the present one; it is durable when this returns."""
         assert self._mark_file is not None
-        mark = mark._replace(generation=self._known_mark.generation + 1)
+        mark = mark._replace(generation=self.mark.generation + 1)
         self._mark_file.write(mark)
         self._mark = mark
 
     def _sync(self) -> None:
         with self._syncing:
             with self._lock, self._writing("what was appended"):
-                mark = self._known_mark._replace(
+                mark = self.mark._replace(
                     frames=self.next_seq,
                     segment=self._segment,
                     position=self._position,
@@ -214,7 +214,7 @@ class FrameLog(OpenLog):
                 )
                 ended, self._ended = self._ended, []
                 new_files, self._new_files = self._new_files, False
-                files = [*ended, self._file, self._streams_file if mark.streams != self._known_mark.streams else None]
+                files = [*ended, self._file, self._streams_file if mark.streams != self.mark.streams else None]
             try:
                 for file in files:
                     if file is not None:
@@ -237,7 +237,7 @@ class FrameLog(OpenLog):
     def _give_up(self, error: OSError) -> LogError:
         self._failure = f"the disk did not take what was appended: {disk_error(error)}"
         return LogError(
-            f"{self.folder}: edge {self.edge!r}: {self._failure}; frames before {self._known_mark.frames} are safe; "
+            f"{self.folder}: edge {self.edge!r}: {self._failure}; frames before {self.mark.frames} are safe; "
             "continue with --resume"
         )
 
@@ -246,7 +246,7 @@ class FrameLog(OpenLog):
 
         So neither readers nor the next opening must take for sound what is only in memory.
         """
-        durable = self._known_mark
+        durable = self.mark
         with self._lock:
             self._index.cut(durable.frames)
             del self.stream_headers[durable.streams :]
@@ -280,7 +280,7 @@ class FrameLog(OpenLog):
 
     def _new_file(self, path: Path, number: int, first_seq: int) -> LogFile:
         self._new_files = True
-        return LogFile.new(path, FileHeader(self._known_mark.log, number, first_seq))
+        return LogFile.new(path, FileHeader(self.mark.log, number, first_seq))
 
     def _check_room(self, body: int, what: str) -> None:
         """Refuse before the disk is full, or the log's limit is exceeded."""
@@ -302,7 +302,7 @@ class FrameLog(OpenLog):
         with self._writing("the removal of later frames"):
             # The mark first: after a crash in between, what lies above it may stay or go.
             self._set_mark(
-                self._known_mark._replace(
+                self.mark._replace(
                     frames=next_seq,
                     segment=place.segment,
                     position=end,

@@ -101,7 +101,7 @@ class OpenLog(LogReader):
 
     def _recover(self) -> None:
         """Take what lies above the watermark as far as it is sound, and cut off the rest."""
-        mark = self._known_mark
+        mark = self.mark
         self._remove_segments(lambda number: number < mark.first_segment)  # a crash came between mark and removal
         cut = self._recover_streams() + self._recover_frames()
         if cut:
@@ -140,7 +140,7 @@ class OpenLog(LogReader):
         """A file of this log, open for writing; None where it is not there or not sound."""
         file = LogFile.open(path)
         if file and file.header != (
-            self._known_mark.log,
+            self.mark.log,
             number,
             file.header.first_seq if first_seq is None else first_seq,
         ):
@@ -149,11 +149,6 @@ class OpenLog(LogReader):
         return file
 
     # -- for the class that appends
-
-    @property
-    def _known_mark(self) -> Mark:
-        assert self._mark is not None  # the constructor reads it
-        return self._mark
 
     def _go_on_in(self, file: LogFile) -> None:
         """Write to a segment from now on."""

@@ -89,6 +89,12 @@ class LogReader:
     # -- what there is
 
     @property
+    def mark(self) -> Mark:
+        """The watermark. A copy of a log has none."""
+        assert self._mark is not None  # the constructor reads it
+        return self._mark
+
+    @property
     def where(self) -> str:
         """Where the log lies; errors name it."""
         return str(self.folder)
