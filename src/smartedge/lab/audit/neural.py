@@ -23,7 +23,7 @@ from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import Floats
 
-__all__ = ["Standardise", "read_with_network"]
+__all__ = ["Standardise", "class_weights", "read_with_network"]
 
 _BATCH = 128
 _CLIP_NORM = 5.0
@@ -117,7 +117,7 @@ class _Attacker:
         self.labels_NA = torch.stack([evidence.train.labels[name] for name in unit.attributes], dim=1)
         self.outputs = [len(evidence.classes[name]) for name in unit.attributes]
         self.weights = [
-            _class_weights(self.labels_NA[:, a], classes).to(evidence.device) for a, classes in enumerate(self.outputs)
+            class_weights(self.labels_NA[:, a], classes).to(evidence.device) for a, classes in enumerate(self.outputs)
         ]
         self.optimizer = make_optimizer(
             [self.network], name="adamw", lr=unit.rate, weight_decay=unit.kind.weight_decay, momentum=0.0
@@ -220,8 +220,8 @@ def _affordable(clock: Clock, epochs: int, seconds_per_epoch: float) -> int:
     return min(epochs, fit)
 
 
-def _class_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weights that give equal influence to all classes that occur; their mean over the known labels is 1."""
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights (K,) that give equal influence to all classes that occur; their mean over the known labels is 1."""
     counts = torch.bincount(labels[labels >= 0], minlength=classes).float()
     return torch.where(counts > 0, counts.sum() / (counts.clamp(min=1) * (counts > 0).sum()), 0.0)
 

@@ -18,7 +18,7 @@ from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, labels_as_sent, of_a_training_image
 from smartedge.lab.audit.inputs import Pool, val_labels
 from smartedge.lab.audit.judge import judge
-from smartedge.lab.audit.neural import Standardise, _balanced_loss, _class_weights
+from smartedge.lab.audit.neural import Standardise, _balanced_loss, class_weights
 from smartedge.privacy.mechanisms import Gaussian, Laplace, RandomisedResponse, UnprotectedCodeword
 from smartedge.runs.progress import Quiet
 
@@ -315,7 +315,7 @@ def test_balanced_loss_is_the_mean_of_class_means() -> None:
     generator = torch.Generator().manual_seed(0)
     logits, truth = torch.randn(40, 3, generator=generator), torch.arange(40) % 7 % 3
     slow = sum(F.cross_entropy(logits[truth == cls], truth[truth == cls]) for cls in range(3)) / 3
-    weights = _class_weights(truth, 3)
+    weights = class_weights(truth, 3)
     assert float(_balanced_loss(logits, truth[:, None], [weights])) == pytest.approx(float(slow), rel=1e-5)
 
 

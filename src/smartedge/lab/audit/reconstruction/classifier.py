@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from smartedge import metrics
 from smartedge.images.augment import augment
 from smartedge.lab.audit.judge import balanced_accuracy_interval
+from smartedge.lab.audit.neural import class_weights
 from smartedge.lab.audit.reconstruction.pixels import prepare, to_image
 from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report, fit_best
 from smartedge.lab.audit.run_evidence import OwnImages, RunEvidence
@@ -192,7 +193,7 @@ def _labels(questions: Sequence[Question], auxiliary: OwnImages) -> Tensor:
 
 def _train(classifier: Classifier, images: LabelledImages, recipe: Recipe, *, seed: int, report: Report) -> Fitted:
     weights = [
-        _balance(labels_N, size).to(classifier.device)
+        class_weights(labels_N, size).to(classifier.device)
         for labels_N, size in zip(images.labels_NQ.unbind(1), classifier.sizes, strict=True)
     ]
     generator = torch.Generator().manual_seed(seed)
@@ -212,9 +213,3 @@ def _train(classifier: Classifier, images: LabelledImages, recipe: Recipe, *, se
             generator=generator,
             report=report,
         )
-
-
-def _balance(labels_N: Tensor, classes: int) -> Tensor:
-    """Weights (K,) inversely proportional to how often a class occurs; 0 for a class that does not occur."""
-    counts_K = torch.bincount(labels_N[labels_N >= 0], minlength=classes).double()
-    return torch.where(counts_K > 0, counts_K.sum() / (classes * counts_K.clamp(min=1)), 0.0).float()

@@ -65,12 +65,6 @@ def test_loss_is_class_balanced_and_leaves_unknown_labels_out():
     assert torch.isfinite(classifier.loss(images, nothing, weights))
 
 
-def test_weights_make_classes_count_alike():
-    labels = torch.tensor([0, 0, 0, 1, -1])
-    weights = module._balance(labels, 3)
-    assert weights.tolist() == pytest.approx([4 / 9, 4 / 3, 0.0])
-
-
 class Reads(torch.nn.Module):
     """Answers by the mean of the red channel, for both questions."""
 
