@@ -319,6 +319,10 @@ def test_balanced_loss_is_the_mean_of_class_means() -> None:
     assert float(_balanced_loss(logits, truth[:, None], [weights])) == pytest.approx(float(slow), rel=1e-5)
 
 
+def test_a_class_that_does_not_occur_and_unknown_labels_have_no_weight() -> None:
+    assert class_weights(torch.tensor([0, 0, 0, 1, -1]), 3).tolist() == pytest.approx([2 / 3, 2.0, 0.0])
+
+
 def test_a_budget_too_small_for_an_attack_is_no_attack(evidence_of: Callable[..., Evidence]) -> None:
     class Slow(Clock):
         def remaining(self) -> float:
