@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
 from smartedge.config import load_config
 from smartedge.data import open_dataset
 from smartedge.data.layouts.in_python import keep_given
 from smartedge.errors import DataError
-from smartedge.images.decode import Fit, decode
 from smartedge.images.size import ImageSize
 from smartedge.launch.datasets import dataset_of, with_given_data
 
@@ -37,71 +35,6 @@ def planes(pixels_HWC: np.ndarray) -> list[np.ndarray]:
 def encode(image: Image.Image, kind: str) -> bytes:
     image.save(buffer := io.BytesIO(), kind)
     return buffer.getvalue()
-
-
-def test_pages_of_a_tiff_file_are_channels() -> None:
-    np.testing.assert_array_equal(decode(tiff(planes(PIXELS[0])), FIVE), PIXELS[0])
-    np.testing.assert_array_equal(decode(tiff(planes(PIXELS[0, ..., :3])), ImageSize(8, 12)), PIXELS[0, ..., :3])
-    deep = [plane.astype(np.uint16) << 8 | 77 for plane in planes(PIXELS[0])]
-    np.testing.assert_array_equal(decode(tiff(deep), FIVE), PIXELS[0])
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "LA"])
-def test_bands_of_a_file_are_channels(mode: str) -> None:
-    bands = len(mode)
-    pixels = PIXELS[0, ..., :bands]
-    file = encode(Image.fromarray(pixels, mode), "TIFF" if mode == "CMYK" else "PNG")
-    found = decode(file, ImageSize(8, 12, bands))
-    np.testing.assert_array_equal(found, pixels)  # also where it is transparent
-    half = decode(file, ImageSize(4, 6, bands))
-    assert isinstance(half, np.ndarray)
-    assert np.abs(half.mean(axis=(0, 1)) - pixels.mean(axis=(0, 1))).max() < 12  # transparency weighs no channel
-
-
-@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
-def test_each_channel_is_fitted_as_a_grey_image_is(fit: Fit) -> None:
-    found = decode(PIXELS[0], ImageSize(6, 6, 5), fit)
-    for channel, plane in enumerate(planes(PIXELS[0])):
-        grey = decode(plane, ImageSize(6, 6, 1), fit)
-        assert isinstance(grey, np.ndarray) and grey.shape == (6, 6, 1)
-        np.testing.assert_array_equal(found[..., channel], grey[..., 0])
-
-
-def test_one_channel_is_grey() -> None:
-    colours = PIXELS[0, ..., :3]
-    grey = np.asarray(Image.fromarray(colours).convert("L"))
-    for item in (colours, encode(Image.fromarray(colours), "PNG"), grey, encode(Image.fromarray(grey), "PNG")):
-        np.testing.assert_array_equal(decode(item, ImageSize(8, 12, 1)), grey[..., None])
-
-
-@pytest.mark.parametrize(
-    ("item", "size", "words"),
-    [
-        (PIXELS[0, ..., :3], FIVE, "it has 3 channels; data.image_size asks for 5"),
-        (PIXELS[0], ImageSize(8, 12), "it has 5 channels; data.image_size asks for 3"),
-        (encode(Image.fromarray(PIXELS[0, ..., :3]), "PNG"), ImageSize(8, 12, 4), "it has 3 channels"),
-        (tiff(planes(PIXELS[0])), ImageSize(8, 12, 4), "it has 5 channels"),
-        (tiff([PIXELS[0, ..., 0], PIXELS[0, :4, :, 0]]), ImageSize(8, 12, 2), "its pages have different sizes"),
-    ],
-)
-def test_another_number_of_channels_is_a_reason(item: bytes | np.ndarray, size: ImageSize, words: str) -> None:
-    assert words in str(decode(item, size))
-
-
-def test_pages_beyond_the_channels_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small file may have thousands of large pages."""
-    decoded = []
-    monkeypatch.setattr(TiffImageFile, "load_end", lambda image: decoded.append(image.tell()))
-    for size in (FIVE, ImageSize(8, 12, 4)):
-        assert "it has 6 channels" in str(decode(tiff([PIXELS[0, ..., 0]] * 6), size))
-    assert decoded == []
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_limit_of_pixels_holds_for_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8 * 12)
-    file = tiff([PIXELS[0, ..., 0], np.zeros((8, 13), np.uint8)])
-    assert decode(file, ImageSize(8, 12, 2)) == "image too large"
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from smartedge.data import open_dataset
 from smartedge.data.raw import Images
 from smartedge.data.reading import images as module
 from smartedge.data.reading.images import default_cache_dir, open_images
 from smartedge.errors import DataError
-from smartedge.images.decode import Fit, Item, decode
-from smartedge.images.size import ImageSize
+from smartedge.images.decode import Item, decode
 
 Picture = Callable[..., bytes]
 
@@ -38,140 +37,6 @@ def source(folder: Path, count: int, picture: Picture, first: int = 0) -> Images
     for i, file in enumerate(files):
         file.write_bytes(picture(first + i))
     return Images(count, key="files", items=lambda: iter(files), files=files)
-
-
-# Decoding
-
-
-def test_the_middle_of_a_picture_is_kept() -> None:
-    wide = np.zeros((10, 30, 3), np.uint8)
-    wide[:, 10:20] = 200
-    for pixels in (wide, wide.transpose(1, 0, 2)):
-        result = decode(encode(Image.fromarray(pixels)), 10)
-        assert not isinstance(result, str)
-        assert (result == 200).all()
-
-
-@pytest.mark.parametrize(
-    ("fit", "columns"),
-    [("crop", "RRGGGGBB"), ("squash", "RRRGGBBB"), ("letterbox", "RRRGGBBB")],
-)
-@pytest.mark.parametrize("upright", [False, True])
-def test_how_a_picture_becomes_square(fit: Fit, columns: str, upright: bool) -> None:
-    """Bands of red, green and blue, 24, 16 and 24 wide and 32 high."""
-    pixels = np.zeros((32, 64, 3), np.uint8)
-    for band, (start, end) in enumerate(((0, 24), (24, 40), (40, 64))):
-        pixels[:, start:end, band] = 255
-    pixels = pixels.transpose(1, 0, 2) if upright else pixels
-    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
-    for item in (pixels, buffer.getvalue()):
-        found = decode(item, 8, fit)
-        assert isinstance(found, np.ndarray) and found.shape == (8, 8, 3)
-        found = found.transpose(1, 0, 2) if upright else found
-        assert "".join("RGB"[int(pixel.argmax())] for pixel in found[4]) == columns
-        assert bool((found[[0, -1]] == 0).all()) == (fit == "letterbox")
-
-
-@pytest.mark.parametrize(
-    ("fit", "columns"),
-    [("crop", "RRGGGGBB"), ("squash", "RRGGGGBB"), ("letterbox", "--RGGB--")],
-)
-@pytest.mark.parametrize("upright", [False, True])
-def test_how_a_picture_becomes_a_rectangle(fit: Fit, columns: str, upright: bool) -> None:
-    """Bands of red, green and blue, 8, 16 and 8 wide and 32 high, become 8 wide and 4 high."""
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    for band, (start, end) in enumerate(((0, 8), (8, 24), (24, 32))):
-        pixels[:, start:end, band] = 255
-    pixels[[0, -1]] = 255  # white above and below: a crop leaves it out
-    pixels = pixels.transpose(1, 0, 2) if upright else pixels
-    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
-    for item in (pixels, buffer.getvalue()):
-        found = decode(item, ImageSize(8, 4) if upright else ImageSize(4, 8), fit)
-        assert isinstance(found, np.ndarray) and found.shape == ((8, 4, 3) if upright else (4, 8, 3))
-        found = found.transpose(1, 0, 2) if upright else found
-        shown = "".join("RGB"[int(pixel.argmax())] if pixel.max() > 40 else "-" for pixel in found[2])
-        assert shown == columns
-        white = int(np.sort(found[0], axis=1)[:, 0].max())  # the least of red, green and blue
-        assert (white == 0) == (fit == "crop")
-
-
-def test_a_picture_of_the_right_size_is_left_as_it_is() -> None:
-    pixels = np.random.default_rng(0).integers(256, size=(16, 16, 3), dtype=np.uint8)
-    for item in (pixels, encode(Image.fromarray(pixels))):
-        np.testing.assert_array_equal(decode(item, 16), pixels)
-
-
-def test_shrinking_averages() -> None:
-    """Without antialiasing a fine pattern would give stripes."""
-    pixels = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)
-    result = decode(pixels, 8)
-    assert not isinstance(result, str)
-    assert np.abs(result[1:-1, 1:-1].astype(int) - 127).max() <= 2
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_every_mode_becomes_rgb(mode: str) -> None:
-    kind = "TIFF" if mode == "CMYK" else "PNG"
-    white = Image.new("RGB", (9, 9), (250, 250, 250))
-    result = decode(encode(white.quantize() if mode == "P" else white.convert(mode), kind), 8)
-    assert not isinstance(result, str)
-    assert result.shape == (8, 8, 3)
-    assert np.abs(result.astype(int) - 250).max() <= 6
-
-
-def test_a_cameras_orientation_is_applied() -> None:
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[:, 4:] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise
-    result = decode(encode(Image.fromarray(pixels), exif=exif), 8)
-    np.testing.assert_array_equal(result, np.rot90(pixels, -1))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_in_every_orientation_is_what_pillow_makes_of_a_copy(mode: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    pixels = np.random.default_rng(0).integers(256, size=(9, 14, 3), dtype=np.uint8)
-    encoded = encode(Image.fromarray(pixels).convert(mode), "TIFF" if mode == "CMYK" else "PNG", exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB")
-    np.testing.assert_array_equal(decode(encoded, ImageSize(upright.height, upright.width)), np.asarray(upright))
-
-
-def test_a_large_jpeg_keeps_its_colours() -> None:
-    result = decode(encode(Image.new("RGB", (900, 700), (180, 60, 30)), "JPEG", quality=95), 32)
-    assert not isinstance(result, str)
-    assert np.abs(result.reshape(-1, 3).mean(0) - (180, 60, 30)).max() < 4
-
-
-def test_grey_values_of_16_bits_are_divided_by_256() -> None:
-    for value, shade in ((0, 0), (255, 0), (256, 1), (40_000, 156), (65_535, 255)):
-        result = decode(encode(Image.new("I;16", (9, 9), value)), 8)
-        assert not isinstance(result, str)
-        assert result.shape == (8, 8, 3)
-        assert np.unique(result).tolist() == [shade]
-
-
-def test_what_cannot_be_decoded(picture: Picture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = Image.fromarray(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8))
-    assert decode(None, 8) == "no image"
-    assert decode(b"", 8) == "no image"
-    assert decode(b"certainly not a picture", 8) == "image cannot be decoded"
-    assert decode(encode(noise, "JPEG")[:2000], 8) == "image truncated"
-    assert decode(tmp_path / "absent.png", 8) == "image file missing"
-    assert decode(tmp_path, 8) == "not a file but a folder, pipe or device"
-    deep = Image.fromarray(np.full((9, 9), 2**16, np.int32))
-    assert decode(encode(deep, "TIFF"), 8) == "more than 16 bits per channel (scale them to 16)"
-    assert decode(encode(Image.new("F", (9, 9), 0.5), "TIFF"), 8).startswith("pixels are not whole numbers (")
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
-    assert decode(pointer, 8) == "a git-LFS pointer, not the image (run 'git lfs pull')"
-    for limit in (15 * 15, 12 * 12, 10 * 10):  # a little and much too large for Pillow's own limit
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        assert decode(picture(1, (16, 16)), 8) == "image too large"
-
-
-# The cache
 
 
 def test_the_second_time_nothing_is_decoded(
