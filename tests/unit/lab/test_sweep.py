@@ -315,7 +315,7 @@ def test_the_verb_prints_a_table_and_the_files(made, config_file, capsys):
     assert str(folder / "sweep.html") in out and str(folder / "frontier.png") in out
     row = next(line for line in out.splitlines() if line.split()[:2] == ["│", "3"])
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
-        "3", "92.1 % ± 0.1", "75.0 % ± 0.0", "30.0 % ± 0.0", "92.8 % ± 0.0", "64.5 % ± 0.0", "98.2 % ± 0.0", "2",
+        "3", "92.1 % ± 0.1", "75.0 % ± 0.0", "30.0 % ± 0.0", "92.8 % ± 0.0", "64.5 % ± 0.0", "98.2 %", "2",
     ]  # fmt: skip
     assert made.audited[0][1].budget == 120.0
     assert (folder / "sweep.html").exists() and (folder / "frontier.png").exists()

@@ -152,11 +152,12 @@ class SimplexLink:
     def _send_datagram(self, datagram: bytes) -> None:
         self._pause(self._free_at - time.monotonic())
         try:
-            if self._socket is not None:
-                self._socket.send(datagram)
+            if (connected := self._socket) is not None:  # another thread may disconnect meanwhile
+                connected.send(datagram)
         except ConnectionRefusedError:
             pass  # a message from the other machine's kernel: nobody listens there now. This link does not listen
         except OSError as error:
+            self._pause(0.0)  # it was closed on purpose
             raise LinkError(f"{self._where}: {error.strerror or error}") from error
         self._up += len(datagram)
         took = 8 * (len(datagram) + _UDP_IP_BYTES) / self._rate_bits_s

@@ -417,6 +417,21 @@ def test_a_thread_that_waits_for_the_rate_can_be_stopped(
     assert "disconnected" in str(failed[0])
 
 
+def test_a_socket_that_is_closed_while_it_sends_was_disconnected(
+    link_to: Callable[..., SimplexLink], receiver: SimplexReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Closed(socket.socket):
+        def send(self, *arguments: object) -> int:
+            link.disconnect()
+            return super().send(*arguments)  # type: ignore[arg-type]  # EBADF
+
+    monkeypatch.setattr("smartedge.wire.simplex.sender.socket.socket", Closed)
+    link = link_to(receiver.port)
+    link.open(header_of(1))
+    with pytest.raises(LinkError, match="disconnected"):
+        link.write(frame_of(0))
+
+
 def test_what_is_dropped_is_counted_and_told_every_ten_minutes(
     receiver: SimplexReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
