@@ -7,9 +7,9 @@ else the profile is refused.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from smartedge.artifacts.base import Artifact, Part
 from smartedge.artifacts.results import MachineFacts
@@ -28,13 +28,19 @@ __all__ = [
 ]
 
 
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
 class Timing(Part):
     """One kind of work, measured several times."""
 
-    seconds: float = Field(ge=0, description="per image: median over the repeats")
-    cpu_seconds: float = Field(ge=0, description="per image, all threads")
-    spread: float = Field(ge=0, description="interquartile range ÷ median: how noisy it was")
-    first_seconds: float = Field(ge=0, description="additional seconds of the first batch of a process, in all")
+    seconds: NotNegative = Field(description="per image: median over the repeats")
+    cpu_seconds: NotNegative = Field(description="per image, all threads")
+    spread: NotNegative = Field(description="interquartile range ÷ median: how noisy it was")
+    first_seconds: NotNegative = Field(description="additional seconds of the first batch of a process, in all")
 
 
 class CodecFigures(Part):
@@ -42,20 +48,20 @@ class CodecFigures(Part):
 
     encode: Timing
     decode: Timing
-    bytes_per_image: float = Field(gt=0, description="payload and side")
-    rmse: float = Field(ge=0, description="root-mean-square error, in the features' own units")
+    bytes_per_image: Positive = Field(description="payload and side")
+    rmse: NotNegative = Field(description="root-mean-square error, in the features' own units")
 
 
 class CutFigures(Part):
     """One cut: both parts of the network, and the tensor that crosses."""
 
     name: str
-    index: int = Field(ge=1, description="its place among all cuts of the network, from 1")
-    shape: tuple[int, ...] = Field(
-        description="F of the tensor that crosses (with a bottleneck: the bottleneck's shape)"
+    index: Count = Field(description="its place among all cuts of the network, from 1")
+    shape: tuple[Count, ...] = Field(
+        min_length=1, description="F of the tensor that crosses (with a bottleneck: the bottleneck's shape)"
     )
-    front_flops: int = Field(description="forward, per image")
-    back_flops: int
+    front_flops: Size = Field(description="forward, per image")
+    back_flops: Size
     front_step: Timing = Field(description="edge: input, front, exits, backward, update")
     front_forward: Timing = Field(description="edge: input, front and exit, without learning")
     split_forward: Timing = Field(description="split learning, edge: first half of a step")
@@ -64,10 +70,10 @@ class CutFigures(Part):
     back_step: Timing = Field(description="cloud: one update")
     back_step_gradient: Timing = Field(description="the same, with the gradient at the cut (split learning)")
     back_forward: Timing
-    build_seconds: float = Field(description="making the network and dividing it")
-    edge_peak_bytes: int = Field(description="largest resident set of a process that trains front and exit")
-    front_state_bytes: int = Field(description="parameters and optimizer, as in a checkpoint of the edge")
-    back_state_bytes: int
+    build_seconds: NotNegative = Field(description="making the network and dividing it")
+    edge_peak_bytes: Size = Field(description="largest resident set of a process that trains front and exit")
+    front_state_bytes: Size = Field(description="parameters and optimizer, as in a checkpoint of the edge")
+    back_state_bytes: Size
     codecs: dict[str, CodecFigures]
 
 
@@ -76,11 +82,11 @@ class WholeFigures(Part):
 
     step: Timing
     forward: Timing
-    flops: int = Field(description="forward, per image")
-    build_seconds: float
-    peak_bytes: int = Field(description="largest resident set of a process that trains it")
-    baseline_bytes: int = Field(description="resident set with everything loaded, before a network is built")
-    state_bytes: int
+    flops: Size = Field(description="forward, per image")
+    build_seconds: NotNegative
+    peak_bytes: Size = Field(description="largest resident set of a process that trains it")
+    baseline_bytes: Size = Field(description="resident set with everything loaded, before a network is built")
+    state_bytes: Size
     release: Timing = Field(description="of images: the ledger alone")
     codecs: dict[str, CodecFigures] = Field(description="of images")
 
@@ -88,17 +94,17 @@ class WholeFigures(Part):
 class Transport(Part):
     """Spool, link and log over loopback: both ends on this machine."""
 
-    seconds_per_frame: float = Field(ge=0)
-    seconds_per_byte: float = Field(ge=0)
-    cpu_seconds_per_frame: float = Field(ge=0, description="of both ends together")
-    cpu_seconds_per_byte: float = Field(ge=0)
+    seconds_per_frame: NotNegative
+    seconds_per_byte: NotNegative
+    cpu_seconds_per_frame: NotNegative = Field(description="of both ends together")
+    cpu_seconds_per_byte: NotNegative
 
 
 class CheckpointCost(Part):
     """Writing a checkpoint to this machine's disk."""
 
-    seconds: float = Field(ge=0)
-    seconds_per_byte: float = Field(ge=0)
+    seconds: NotNegative
+    seconds_per_byte: NotNegative
 
     def of(self, state_bytes: int) -> float:
         """Seconds for a checkpoint of so many bytes."""
@@ -137,11 +143,11 @@ class Profile(Artifact):
     machine: MachineFacts
     versions: dict[str, str]
     device: str = Field(description="cpu, cuda, mps")
-    threads: int = Field(ge=1)
-    cores: int = Field(ge=1, description="on which the measuring process could run")
+    threads: Count
+    cores: Count = Field(description="on which the measuring process could run")
     network: ProfiledNetwork = Field(description="settings that decide the times: a plan must have the same ones")
     features: str = Field(description="the images that were used to measure codecs")
-    outputs: int
+    outputs: Count
     all_cuts: tuple[str, ...] = Field(description="in the order of execution, whether measured or not")
     left_out: dict[str, str] = Field(description="cut or codec → why it was not measured")
     cuts: tuple[CutFigures, ...]
@@ -149,8 +155,21 @@ class Profile(Artifact):
     data: Timing = Field(description="reading and augmenting, in the thread that reads ahead")
     transport: Transport
     checkpoint: CheckpointCost
-    slowdown: float = Field(ge=1, description="of a training step while another process of this machine trains too")
-    compute_watts: float | None = Field(default=None, description="of the machine while it computes; None: not known")
+    slowdown: float = Field(
+        ge=1, allow_inf_nan=False, description="of a training step while another process of this machine trains too"
+    )
+    compute_watts: NotNegative | None = Field(
+        default=None, description="of the machine while it computes; None: not known"
+    )
+
+    @model_validator(mode="after")
+    def _each_cut_has_its_place(self) -> Self:
+        places = {name: place for place, name in enumerate(self.all_cuts, 1)}
+        if wrong := [cut.name for cut in self.cuts if places.get(cut.name) != cut.index]:
+            raise ValueError(f"cuts: {', '.join(wrong)}: 'index' is not the place among all_cuts")
+        if len({cut.name for cut in self.cuts}) < len(self.cuts):
+            raise ValueError("cuts: one is given twice")
+        return self
 
     def cut(self, name: str) -> CutFigures:
         """The figures of a cut.

@@ -93,14 +93,16 @@ def only(profile: Profile, cuts: tuple[str, ...], codecs: tuple[str, ...]) -> Pr
         codecs: names; empty: all.
 
     Raises:
-        ConfigError: a cut was not measured.
+        ConfigError: a cut or a codec was not measured.
     """
     if cuts and cuts != ("all",):
         if missing := [name for name in cuts if name not in {cut.name for cut in profile.cuts}]:
             raise ConfigError(f"--cuts: {', '.join(missing)}: not in the profile of {profile.name}; measure it again")
         profile = profile.model_copy(update={"cuts": tuple(cut for cut in profile.cuts if cut.name in cuts)})
     if codecs:
-        kept = {*codecs, "float32"}
+        kept, there = {*codecs, "float32"}, set(profile.whole.codecs).union(*(cut.codecs for cut in profile.cuts))
+        if missing := [name for name in codecs if name not in there]:
+            raise ConfigError(f"--codecs: {', '.join(missing)}: not in the profile of {profile.name}; measure it again")
         fewer = tuple(
             cut.model_copy(update={"codecs": {n: c for n, c in cut.codecs.items() if n in kept}})
             for cut in profile.cuts

@@ -247,8 +247,7 @@ def _why(prediction: Prediction) -> str:
 def _cautions(plan: Plan) -> list[str]:
     setting = plan.setting
     lines = []
-    profiles = {id(p): p for p in (setting.edge, setting.cloud)}.values()
-    for profile in profiles:
+    for profile in (setting.edge, setting.cloud):
         lines += [f"{note}." for note in profile.notes]
         if profile.kind == "scaled":
             continue
@@ -270,7 +269,7 @@ def _cautions(plan: Plan) -> list[str]:
         lines.append("Accuracy is not predicted: codecs that lose something, cuts and schedules change it.")
     else:
         lines.append("Accuracy is not predicted: cuts and schedules change it.")
-    return lines
+    return list(dict.fromkeys(lines))  # edge and cloud may have the same file
 
 
 def _seconds(prediction: Prediction) -> str:

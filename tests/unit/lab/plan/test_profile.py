@@ -29,6 +29,17 @@ def test_a_profile_survives_being_carried(profile: Profile, config: Config, tmp_
         (lambda data: data.update(schema_version=2), "is of version 2, and this program knows 1"),
         (lambda data: data["cuts"][0]["front_step"].update(seconds=-1.0), "front_step"),
         (lambda data: data.update(extra=1), "extra"),
+        (lambda data: data["whole"].update(state_bytes=-1), "state_bytes"),
+        (lambda data: data["whole"]["step"].update(seconds=float("inf")), "seconds"),
+        (lambda data: data["cuts"][0].update(edge_peak_bytes=-1), "edge_peak_bytes"),
+        (lambda data: data["cuts"][0].update(shape=[]), "shape"),
+        (lambda data: data["cuts"][0].update(shape=[8, -4, 4]), "shape"),
+        (lambda data: data["cuts"][0].update(index=2), "stem: 'index' is not the place among all_cuts"),
+        (lambda data: data.update(all_cuts=[]), "stem, early, late: 'index'"),
+        (lambda data: data["cuts"].append(data["cuts"][0]), "one is given twice"),
+        (lambda data: data.update(outputs=0), "outputs"),
+        (lambda data: data.update(compute_watts=-5.0), "compute_watts"),
+        (lambda data: data.update(slowdown=float("inf")), "slowdown"),
     ],
 )
 def test_a_damaged_profile_names_what_is_wrong(
