@@ -56,12 +56,8 @@ def holding(path: Path, how: Callable[[int], None] = lock) -> Iterator[None]:
     Raises:
         OSError: the file cannot be made or opened.
     """
-    file = open_lock(path)
-    try:
-        how(file)
+    with _held(open_lock(path), how):
         yield
-    finally:
-        os.close(file)
 
 
 @contextmanager
@@ -71,9 +67,14 @@ def holding_folder(folder: Path) -> Iterator[None]:
     Raises:
         OSError: the folder is not there, or its file system has no locks.
     """
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    with _held(os.open(folder, os.O_RDONLY | os.O_CLOEXEC), lock):
+        yield
+
+
+@contextmanager
+def _held(file: int, how: Callable[[int], None]) -> Iterator[None]:
     try:
-        lock(file)
+        how(file)
         yield
     finally:
         os.close(file)

@@ -37,6 +37,11 @@ def fleet_figures() -> FleetFigures:
             drift=1.0 + 0.03 * number,
             test=None if name == "hall" else figures(0.5 + 0.01 * number),
         )
+    return of_edges(edges, jain=0.931)
+
+
+def of_edges(edges: dict[str, EdgeFigures], *, jain: float) -> FleetFigures:
+    """The figures of a run that has not ended, with a budget."""
     return FleetFigures(
         complete=False,
         model="resnet18",
@@ -44,7 +49,7 @@ def fleet_figures() -> FleetFigures:
         epsilon=4.0,
         delta=1e-5,
         label_epsilon=None,
-        jain=0.931,
+        jain=jain,
         edges=edges,
     )
 

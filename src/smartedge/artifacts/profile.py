@@ -28,19 +28,19 @@ __all__ = [
 ]
 
 
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Size = Annotated[int, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+_NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Size = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class Timing(Part):
     """One kind of work, measured several times."""
 
-    seconds: NotNegative = Field(description="per image: median over the repeats")
-    cpu_seconds: NotNegative = Field(description="per image, all threads")
-    spread: NotNegative = Field(description="interquartile range ÷ median: how noisy it was")
-    first_seconds: NotNegative = Field(description="additional seconds of the first batch of a process, in all")
+    seconds: _NotNegative = Field(description="per image: median over the repeats")
+    cpu_seconds: _NotNegative = Field(description="per image, all threads")
+    spread: _NotNegative = Field(description="interquartile range ÷ median: how noisy it was")
+    first_seconds: _NotNegative = Field(description="additional seconds of the first batch of a process, in all")
 
 
 class CodecFigures(Part):
@@ -48,20 +48,20 @@ class CodecFigures(Part):
 
     encode: Timing
     decode: Timing
-    bytes_per_image: Positive = Field(description="payload and side")
-    rmse: NotNegative = Field(description="root-mean-square error, in the features' own units")
+    bytes_per_image: _Positive = Field(description="payload and side")
+    rmse: _NotNegative = Field(description="root-mean-square error, in the features' own units")
 
 
 class CutFigures(Part):
     """One cut: both parts of the network, and the tensor that crosses."""
 
     name: str
-    index: Count = Field(description="its place among all cuts of the network, from 1")
-    shape: tuple[Count, ...] = Field(
+    index: _Count = Field(description="its place among all cuts of the network, from 1")
+    shape: tuple[_Count, ...] = Field(
         min_length=1, description="F of the tensor that crosses (with a bottleneck: the bottleneck's shape)"
     )
-    front_flops: Size = Field(description="forward, per image")
-    back_flops: Size
+    front_flops: _Size = Field(description="forward, per image")
+    back_flops: _Size
     front_step: Timing = Field(description="edge: input, front, exits, backward, update")
     front_forward: Timing = Field(description="edge: input, front and exit, without learning")
     split_forward: Timing = Field(description="split learning, edge: first half of a step")
@@ -70,10 +70,10 @@ class CutFigures(Part):
     back_step: Timing = Field(description="cloud: one update")
     back_step_gradient: Timing = Field(description="the same, with the gradient at the cut (split learning)")
     back_forward: Timing
-    build_seconds: NotNegative = Field(description="making the network and dividing it")
-    edge_peak_bytes: Size = Field(description="largest resident set of a process that trains front and exit")
-    front_state_bytes: Size = Field(description="parameters and optimizer, as in a checkpoint of the edge")
-    back_state_bytes: Size
+    build_seconds: _NotNegative = Field(description="making the network and dividing it")
+    edge_peak_bytes: _Size = Field(description="largest resident set of a process that trains front and exit")
+    front_state_bytes: _Size = Field(description="parameters and optimizer, as in a checkpoint of the edge")
+    back_state_bytes: _Size
     codecs: dict[str, CodecFigures]
 
 
@@ -82,11 +82,11 @@ class WholeFigures(Part):
 
     step: Timing
     forward: Timing
-    flops: Size = Field(description="forward, per image")
-    build_seconds: NotNegative
-    peak_bytes: Size = Field(description="largest resident set of a process that trains it")
-    baseline_bytes: Size = Field(description="resident set with everything loaded, before a network is built")
-    state_bytes: Size
+    flops: _Size = Field(description="forward, per image")
+    build_seconds: _NotNegative
+    peak_bytes: _Size = Field(description="largest resident set of a process that trains it")
+    baseline_bytes: _Size = Field(description="resident set with everything loaded, before a network is built")
+    state_bytes: _Size
     release: Timing = Field(description="of images: the ledger alone")
     codecs: dict[str, CodecFigures] = Field(description="of images")
 
@@ -94,17 +94,17 @@ class WholeFigures(Part):
 class Transport(Part):
     """Spool, link and log over loopback: both ends on this machine."""
 
-    seconds_per_frame: NotNegative
-    seconds_per_byte: NotNegative
-    cpu_seconds_per_frame: NotNegative = Field(description="of both ends together")
-    cpu_seconds_per_byte: NotNegative
+    seconds_per_frame: _NotNegative
+    seconds_per_byte: _NotNegative
+    cpu_seconds_per_frame: _NotNegative = Field(description="of both ends together")
+    cpu_seconds_per_byte: _NotNegative
 
 
 class CheckpointCost(Part):
     """Writing a checkpoint to this machine's disk."""
 
-    seconds: NotNegative
-    seconds_per_byte: NotNegative
+    seconds: _NotNegative
+    seconds_per_byte: _NotNegative
 
     def of(self, state_bytes: int) -> float:
         """Seconds for a checkpoint of so many bytes."""
@@ -143,11 +143,11 @@ class Profile(Artifact):
     machine: MachineFacts
     versions: dict[str, str]
     device: str = Field(description="cpu, cuda, mps")
-    threads: Count
-    cores: Count = Field(description="on which the measuring process could run")
+    threads: _Count
+    cores: _Count = Field(description="on which the measuring process could run")
     network: ProfiledNetwork = Field(description="settings that decide the times: a plan must have the same ones")
     features: str = Field(description="the images that were used to measure codecs")
-    outputs: Count
+    outputs: _Count
     all_cuts: tuple[str, ...] = Field(description="in the order of execution, whether measured or not")
     left_out: dict[str, str] = Field(description="cut or codec → why it was not measured")
     cuts: tuple[CutFigures, ...]
@@ -158,7 +158,7 @@ class Profile(Artifact):
     slowdown: float = Field(
         ge=1, allow_inf_nan=False, description="of a training step while another process of this machine trains too"
     )
-    compute_watts: NotNegative | None = Field(
+    compute_watts: _NotNegative | None = Field(
         default=None, description="of the machine while it computes; None: not known"
     )
 

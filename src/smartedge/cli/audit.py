@@ -168,11 +168,10 @@ def _check(args: argparse.Namespace) -> None:
         raise DataError(f"{args.features}: there is no such file")
     if args.noise is not None:
         check_noise(args.noise)
-    for folder in filter(None, (args.run_dir, args.undefended)):  # before torch is imported
-        load_run_config(folder)
-    if args.run_dir is not None:
+    configs = [load_run_config(folder) for folder in (args.run_dir, args.undefended) if folder is not None]
+    if args.run_dir is not None:  # before torch is imported
         refuse_unfinished(args.run_dir)
-        if get_method(load_run_config(args.run_dir).method).has_cloud and not (args.run_dir / "cloud").is_dir():
+        if get_method(configs[0].method).has_cloud and not (args.run_dir / "cloud").is_dir():
             raise RunError(
                 f"{args.run_dir}: there is no cloud/; the audit needs both sides' folders, edge/ and cloud/: "
                 "'smartedge collect' brings the missing one"

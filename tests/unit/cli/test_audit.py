@@ -7,9 +7,13 @@ from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
+from untrained_run import edge_summary
 
+from smartedge.artifacts.task import TaskFacts
 from smartedge.cli import audit as verb
 from smartedge.cli.app import parse
+from smartedge.config import load_config
+from smartedge.errors import RunError
 from smartedge.lab.audit import suite
 from smartedge.lab.audit.clock import Clock
 from smartedge.runs.progress import Quiet
@@ -46,3 +50,18 @@ def test_a_small_budget_keeps_a_tenth_for_the_report() -> None:
     assert verb._without_report(Clock(50.0, lambda: 0.0)).remaining() == 45.0
     unlimited = Clock(None)
     assert verb._without_report(unlimited) is unlimited
+
+
+@pytest.mark.parametrize("method", ["hierarchical", "local"])
+def test_half_of_a_run_is_refused_before_anything_is_read(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audited = create_autospec(suite.audit, side_effect=RunError("audited"))
+    monkeypatch.setattr(suite, "audit", audited)
+    (tmp_path / "edge").mkdir()
+    task = TaskFacts(kind="single", columns=("smile",), names=("no", "yes"))
+    edge_summary(task, (2,)).write(tmp_path / "edge" / "summary.json")
+    (tmp_path / "config.yaml").write_text(load_config({"method": method}).to_yaml())
+    with pytest.raises(RunError, match="there is no cloud/" if method == "hierarchical" else "audited"):
+        verb.run(parse(["audit", str(tmp_path)]))
+    assert audited.called == (method == "local")

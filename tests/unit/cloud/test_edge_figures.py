@@ -104,7 +104,7 @@ def test_every_figure_of_an_edge_is_in_its_place(handover: Handover) -> None:
     ]
     assert a.drift == pytest.approx(0.5) and c.drift == pytest.approx(2.0), "beside the one of b"
     assert [each.outlier for each in (a, b, c)] == [influence.distances()[name] for name in "abc"]
-    assert (found.complete, found.epsilon, found.label_epsilon) == (False, 4.0, 1.0)
+    assert (found.complete, found.epsilon, found.delta, found.label_epsilon) == (False, 4.0, 1e-5, 1.0)
     shares = [6 / 8, 3 / 8, 0]
     assert found.jain == pytest.approx(sum(shares) ** 2 / (3 * sum(share**2 for share in shares)))
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from smartedge.config import load_config
 from smartedge.data import open_dataset
@@ -20,21 +18,6 @@ from smartedge.launch.datasets import dataset_of, with_given_data
 PIXELS = np.random.default_rng(0).integers(256, size=(24, 8, 12, 5), dtype=np.uint8)
 LABELS = np.arange(24) % 2
 FIVE = ImageSize(8, 12, 5)
-
-
-def tiff(pages: list[np.ndarray]) -> bytes:
-    first, *others = (Image.fromarray(page) for page in pages)
-    first.save(buffer := io.BytesIO(), "TIFF", save_all=True, append_images=others)
-    return buffer.getvalue()
-
-
-def planes(pixels_HWC: np.ndarray) -> list[np.ndarray]:
-    return [np.ascontiguousarray(pixels_HWC[..., channel]) for channel in range(pixels_HWC.shape[2])]
-
-
-def encode(image: Image.Image, kind: str) -> bytes:
-    image.save(buffer := io.BytesIO(), kind)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("first", [False, True])

@@ -480,7 +480,9 @@ def test_pictures_and_what_belongs_to_them_are_no_classes(other: str, folders: A
         shutil.rmtree(folder / "masks")
         (folder / "labels").mkdir()
         (folder / "labels" / "0.txt").write_text("0 0.5 0.5 0.1 0.1")
-    with pytest.raises(DataError, match=rf"images, {other} are no classes .* write a table metadata.csv"):
+    with pytest.raises(
+        DataError, match=rf"images, {other} are no classes .* boxes \(YOLO\).* write a table metadata.csv"
+    ):
         opened(folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from smartedge.data import open_dataset
 from smartedge.data.raw import Images
@@ -22,12 +20,6 @@ from smartedge.errors import DataError
 from smartedge.images.decode import Item, decode
 
 Picture = Callable[..., bytes]
-
-
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def source(folder: Path, count: int, picture: Picture, first: int = 0) -> Images:

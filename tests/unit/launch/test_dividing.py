@@ -11,6 +11,7 @@ from typing import IO, Any
 from unittest.mock import MagicMock, create_autospec
 
 import pytest
+from kept_updates import Kept
 
 from smartedge.config import Config, load_config
 from smartedge.edge.apart import Division, read_answer
@@ -22,16 +23,6 @@ from smartedge.stopping import Stopped
 from smartedge.types import Task
 
 TASK = Task("single", ("smile",), ("no", "yes"))
-
-
-class Told:
-    def __init__(self) -> None:
-        self.updates: list[Update] = []
-
-    def update(self, update: Update) -> None:
-        self.updates.append(update)
-
-    def close(self) -> None: ...
 
 
 def read(answer: IO[bytes], tell: Callable[[str], None]) -> bytes:
@@ -119,7 +110,7 @@ def test_a_run_that_is_stopped_meanwhile_had_not_begun(started: MagicMock, setti
 def test_an_edge_alone_starts_one_unless_torch_is_here(
     started: MagicMock, settings: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, told, division = settings(), Told(), started.return_value
+    config, told, division = settings(), Kept(), started.return_value
     assert divide_in_process(config, told) is None and not started.called
     assert divide_in_process(config, told, io.BytesIO(b"given parts")) == b"given parts"
     assert told.updates == [Update("edge", "network", text="read")] and not started.called

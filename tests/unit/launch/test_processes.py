@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kept_updates import Kept
 
 from smartedge.config import Config, load_config
 from smartedge.errors import DataError, LinkError, RunError
@@ -27,16 +28,6 @@ LISTENS = """echo '{"side": "cloud", "phase": "listen", "port": 4711}'"""
 TOLD = """echo 'no news'; echo '{"side": "cloud", "phase": "train", "done": 2, "total": 3}'"""
 HEARS = 'read address; echo "$address" > "{folder}/heard"'
 UNTIL_HEARD = 'while [ ! -e "{folder}/heard" ]; do sleep 0.01; done'
-
-
-class Kept:
-    def __init__(self) -> None:
-        self.updates: list[Update] = []
-
-    def update(self, update: Update) -> None:
-        self.updates.append(update)
-
-    def close(self) -> None: ...
 
 
 Both = Callable[..., bool]

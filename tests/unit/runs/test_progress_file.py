@@ -6,24 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kept_updates import Kept
 
 from smartedge.artifacts.progress import SideProgress
 from smartedge.errors import LinkError
 from smartedge.runs import progress_file
 from smartedge.runs.progress import Monitor, Update
 from smartedge.runs.progress_file import PROGRESS, ProgressFile
-
-
-class Kept:
-    def __init__(self) -> None:
-        self.updates: list[Update] = []
-        self.closed = False
-
-    def update(self, update: Update) -> None:
-        self.updates.append(update)
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @pytest.fixture

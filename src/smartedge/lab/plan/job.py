@@ -8,6 +8,7 @@ import numpy as np
 
 from smartedge.artifacts.profile import Profile
 from smartedge.config import Config
+from smartedge.errors import ConfigError
 from smartedge.lab.plan.energy import Energy
 from smartedge.lab.plan.links import Link
 from smartedge.methods.base import Method, get_method
@@ -15,6 +16,8 @@ from smartedge.methods.schedules import Schedule, get_schedule
 from smartedge.types import SplitName
 
 __all__ = ["Choice", "Job", "Prediction", "Setting"]
+
+_MOST_IMAGES = 10**8  # of a split: a plan holds each frame of a pass
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,16 @@ class Job:
 
     @classmethod
     def of(cls, config: Config, images: dict[SplitName, int], outputs: int) -> Job:
-        """The job that ``config`` describes, on so many images and outputs."""
+        """The job that ``config`` describes, on so many images and outputs.
+
+        Raises:
+            ConfigError: more images than a plan can hold.
+        """
+        if many := [f"{count:,} of {split}" for split, count in images.items() if count > _MOST_IMAGES]:
+            raise ConfigError(
+                f"{', '.join(many)}: a plan takes three numbers of images, each at most {_MOST_IMAGES:,}; give them by "
+                "--images or data.limit"
+            )
         single = isinstance(config.data.desired, str)
         return cls(
             images=images,

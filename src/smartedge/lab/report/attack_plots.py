@@ -340,9 +340,9 @@ def _in_words(point: Point, task: str, attack: str) -> str:
     if point.attack is not None:
         text += f", {attack} {100 * point.attack[0]:.1f} %"
     if point.bound is not None:
-        text += f", DP bound {100 * rounded_up(point.bound):.1f} %"
+        text += ", " + _of_line("DP bound", point.bound)
     if point.noise_bound is not None:
-        text += f", noise bound {100 * rounded_up(point.noise_bound):.1f} %"
+        text += ", " + _of_line("noise bound", point.noise_bound)
     return text
 
 

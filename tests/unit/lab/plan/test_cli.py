@@ -106,6 +106,7 @@ def test_plot_and_constraints(files: Path, call: Call, capsys: pytest.CaptureFix
         (["--link", "3g", "--cuts", "nowhere"], "--cuts: nowhere"),
         (["--link", "3g", "--codecs", "uint5"], "--codecs: uint5: not in the profile of test bench"),
         (["--link", "3g", "--images", "999999999999"], "each at most 100,000,000"),
+        (["--link", "3g", "--set", "data.limit={train: 999999999999, val: 1, test: 1}"], "each at most 100,000,000"),
         (["--link", "3g", "--edge", "toaster"], "raspberry-pi-4"),
         (["--link", "3g", "--edge", "gone.json"], "gone.json"),
         (["--link", "3g", "--min-depth", "2"], "--min-depth 2"),

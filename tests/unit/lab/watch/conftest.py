@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fleet_example import of_edges
 
-from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
+from smartedge.artifacts.fleet_run import EdgeFigures
 from smartedge.artifacts.metrics import EpochFigures
 from smartedge.artifacts.progress import News, SideProgress, Work
 from smartedge.artifacts.run import Confirmed
@@ -87,16 +88,7 @@ def fleet(tmp_path: Path) -> Callable[[int], Path]:
             )
             for number in range(count)
         }
-        FleetFigures(
-            complete=False,
-            model="resnet18",
-            schedule="joint",
-            epsilon=4.0,
-            delta=1e-5,
-            label_epsilon=None,
-            jain=1.0,
-            edges=edges,
-        ).write(run / "cloud" / "fleet.json")
+        of_edges(edges, jain=1.0).write(run / "cloud" / "fleet.json")
         return run
 
     return make
