@@ -23,6 +23,7 @@ from smartedge.launch.datasets import dataset_of
 from smartedge.locks import holding
 from smartedge.methods.hierarchical import ExitLearner
 from smartedge.methods.loop import Progress, fit
+from smartedge.metrics import rounded_up
 from smartedge.runs.checkpoint import Checkpoints, save_weights
 from smartedge.runs.machine import describe_machine, pick_device, versions
 from smartedge.runs.seeds import RandomStream, derive_seed
@@ -225,12 +226,17 @@ def _keep(file: Path, text: str) -> None:
     file.chmod(0o644)  # unlike the files of a run, results are for everybody
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean, and standard deviation where there are several; nothing where there is no value."""
+def percent(values: Sequence[float], *, up: bool = False) -> str:
+    """Mean, and standard deviation where there are several; nothing where there is no value.
+
+    Args:
+        values: shares of one.
+        up: they are upper bounds, so their mean is rounded up.
+    """
     if not values:
         return ""
     spread = f" ± {100 * stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * mean(values):.2f}{spread}"
+    return f"{100 * (rounded_up(mean(values), 4) if up else mean(values)):.2f}{spread}"
 
 
 def difference(accuracies: Mapping[int, float], others: Mapping[int, float]) -> str:

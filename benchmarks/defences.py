@@ -32,6 +32,8 @@ from published.judging import BACK_EPOCHS, attack, read_desired
 from published.rows import ROWS
 from published.training import AUDIT_SHARE, FRONT_EPOCHS, SEED, choose
 
+from smartedge.metrics import rounded_up
+
 RESULTS = HERE / "results" / "defences"
 CHOOSING_SIZE = 32
 
@@ -119,10 +121,15 @@ def row(name: str, found: dict[str, Any]) -> dict[str, Any]:
         "chosen on val": f"{100 * male['by_validation']['balanced_accuracy']:.1f}",
         "label floor": f"{100 * floor:.1f}",
         "attack - floor": f"{100 * (best['balanced_accuracy'] - floor):+.1f}",
-        "no attacker exceeds": f"{100 * certificate['bound']:.1f}" if "bound" in certificate else certificate["reason"],
-        "of more images": f"{100 * more['bound']:.1f}" if more else "",
+        "no attacker exceeds": _upper(certificate) or certificate["reason"],
+        "of more images": _upper(more),
         "note": ROWS[name].note,
     }
+
+
+def _upper(certificate: dict[str, Any] | None) -> str:
+    bound = (certificate or {}).get("bound")
+    return "" if bound is None else f"{100 * rounded_up(bound):.1f}"
 
 
 def place(found: dict[str, Any]) -> str:

@@ -24,6 +24,8 @@ from typing import Any
 
 from common import HERE, data_folder, keep_result, show_table, train_in_own_process
 
+from smartedge.metrics import rounded_up
+
 RESULTS = HERE / "results" / "epsilon"
 EPSILONS = (1, 2, 4, 8, 16)
 MODEL = {"name": "resnet18", "cut": "layer1"}
@@ -102,7 +104,7 @@ def print_table() -> None:
                         "exit, on the edge %": f"{100 * at_exit:.2f}",
                         "plain answers of the back %": f"{100 * test['back']['balanced_accuracy']:.2f}",
                         "bytes up": f"{found['bytes_per_image']['up']:.0f}",
-                        "attribute bound %": f"{100 * privacy['tight_attribute_bound']:.1f}",
+                        "attribute bound %": f"{100 * rounded_up(privacy['tight_attribute_bound']):.1f}",
                     }
                 )
     show_table("balanced accuracy on the test split; one seed", rows, HERE / "results" / "epsilon.csv")

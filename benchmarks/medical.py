@@ -19,6 +19,8 @@ from typing import Any
 
 from common import HERE, keep_result
 
+from smartedge.metrics import rounded_up
+
 RESULT = HERE / "results" / "medical-pair.json"
 EXAMPLE = HERE.parent / "examples" / "medical_pair.py"
 SEX = "label_1"
@@ -64,15 +66,15 @@ def read(run: Path) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    sex, bounds = found["sex"], found["certificate"]
+    sex, bounds = found["sex"], {name: rounded_up(each["bound"]) for name, each in found["certificate"].items()}
     lines = {
         "finding, by the cloud": found["test"]["back"]["balanced_accuracy"],
         "finding, by the exit": found["test"]["exit"]["balanced_accuracy"],
         "sex, from features without protection": (sex["undefended"] or {}).get("balanced_accuracy"),
         f"sex, best attack ({sex['best']['attack']})": sex["best"]["balanced_accuracy"],
         "sex, from the finding alone": sex["floor"]["balanced_accuracy"],
-        "sex, no attacker exceeds (95 %)": bounds.get("one_release", {}).get("bound"),
-        "the same, the finding known": bounds.get("training_image", {}).get("bound"),
+        "sex, no attacker exceeds (95 %)": bounds.get("one_release"),
+        "the same, the finding known": bounds.get("training_image"),
     }
     print("balanced accuracy in %; drawn images")
     for name, value in lines.items():

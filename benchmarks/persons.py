@@ -39,7 +39,7 @@ from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
 from smartedge.lab.audit.persons import read_persons
 from smartedge.lab.audit.run_evidence import RunEvidence
-from smartedge.metrics import evaluate
+from smartedge.metrics import evaluate, rounded_up
 from smartedge.runs.progress import Quiet
 
 RESULTS = HERE / "results" / "persons"
@@ -217,7 +217,7 @@ def print_tables() -> None:
                         "attack - floor": f"{100 * (best['balanced_accuracy'] - floor['balanced_accuracy']):+.1f}",
                         "AUROC": f"{best['auroc']:.3f}",
                         "AUROC of the floor": f"{floor['auroc']:.3f}",
-                        "no attacker exceeds": f"{100 * bound['bound']:.1f}" if bound else "",
+                        "no attacker exceeds": f"{100 * rounded_up(bound['bound']):.1f}" if bound else "",
                     }
                 )
     title = "what the images of one person tell together, with their desired labels: balanced accuracy over persons, %"

@@ -308,9 +308,9 @@ def row(name: str, comparison: Comparison, found: list[dict[str, Any]]) -> dict[
         "linked to a known image, AUROC": linked("any"),
         "… among images of its label": linked("same_label"),
         "persons held out": persons_held_out(found, comparison.sensitive),
-        "certificate": percent(bounds) if bounds else "",
+        "certificate": percent(bounds, up=True),
         "certificate - floor": f"{100 * mean(above):+.2f}" if above else "",
-        "certificate, label known": percent(known) if known else "",
+        "certificate, label known": percent(known, up=True),
         "best attack by person": percent([each for each in persons if each is not None]),
         "certificate - best attack by person": f"{100 * mean(beyond):+.2f}" if beyond else "",
         "goals": goals(

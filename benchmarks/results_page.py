@@ -19,6 +19,8 @@ from typing import Any
 
 import jinja2
 
+from smartedge.metrics import rounded_up
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "results.md"
@@ -54,7 +56,7 @@ def render() -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    environment.globals.update(rows=rows, row=row, values=values, table=table, kept=kept)
+    environment.globals.update(rows=rows, row=row, values=values, table=table, kept=kept, rounded_up=rounded_up)
     return environment.get_template(TEMPLATE).render()
 
 

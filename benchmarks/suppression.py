@@ -216,7 +216,11 @@ def print_table() -> None:
                 row_of(json.loads(file.read_text())) for file in sorted(RESULTS.glob(f"{numbers}-{term}-[0-9].json"))
             ]
             if found:
-                cells = {key: percent([each[key] for each in found]) for key in found[0] if key != "CPU seconds"}
+                cells = {
+                    key: percent([each[key] for each in found], up=key.startswith("certificate"))
+                    for key in found[0]
+                    if key != "CPU seconds"
+                }
                 timed = [each["CPU seconds"] for each in found if each["CPU seconds"] is not None]
                 seconds = f"{mean(timed):.0f}" if timed else ""
                 rows.append({"numbers": numbers, "term": term, "seeds": len(found), **cells, "CPU seconds": seconds})

@@ -11,6 +11,7 @@ outputs, ``scores`` are probabilities of shape (N, K), and ``kind`` is the kind 
 from __future__ import annotations
 
 import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "kind_of",
     "offloading_curve",
     "probabilities",
+    "rounded_down",
     "rounded_up",
     "softmax",
 ]
@@ -35,6 +37,7 @@ Kind = Literal["single", "multi"]
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Real = TypeVar("Real", np.float32, np.float64)
+_LAST_DIGITS = 1e-9  # relative error of a bound by computing in double precision
 
 
 class OffloadingCurve(NamedTuple):
@@ -326,9 +329,21 @@ def _checked(labels: ArrayLike, scores: ArrayLike, kind: Kind) -> tuple[IntArray
     return labels_, scores_NK
 
 
-def rounded_up(bound: float) -> float:
-    """An upper bound with three digits, never below itself: a text must not promise more than was shown."""
-    return math.ceil(1000 * bound - 1e-9) / 1000
+def rounded_up(bound: float, digits: int | None = None) -> float:
+    """An upper bound, never below itself: a text must not promise more than was shown.
+
+    Args:
+        bound: such as a share or an ε, ≥ 0.
+        digits: significant digits of the result; None: three decimals.
+    """
+    if digits is None:
+        return math.ceil(1000 * bound - 1e-9) / 1000
+    return float(Context(digits, ROUND_CEILING).create_decimal_from_float(bound * (1 - _LAST_DIGITS)))
+
+
+def rounded_down(bound: float, digits: int) -> float:
+    """A lower bound ≥ 0 with so many significant digits, never above itself."""
+    return float(Context(digits, ROUND_FLOOR).create_decimal_from_float(bound * (1 + _LAST_DIGITS)))
 
 
 def attribute_bound(epsilon: float, delta: float) -> float:

@@ -18,6 +18,7 @@ from smartedge.cli.arguments import count, names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
 from smartedge.errors import ConfigError, DataError, RunError, list_some
 from smartedge.lab.audit.clock import Clock
+from smartedge.lab.judging.text import lower_number, upper_number
 from smartedge.logs import say
 from smartedge.metrics import rounded_up
 
@@ -266,10 +267,11 @@ def _print(result: Audit) -> None:
     dp = result.dp
     if dp.epsilon_lower_bound is not None and dp.confidence is not None:
         at = f" at δ = {dp.delta:g}" if dp.delta else ""
-        claim = f"claimed {dp.epsilon_claimed:.2f}{at}" if dp.epsilon_claimed is not None else "nothing claimed"
+        claimed = dp.epsilon_claimed
+        claim = "nothing claimed" if claimed is None else f"claimed {upper_number(claimed)}{at}"
         at_least = max(dp.epsilon_lower_bound, dp.epsilon_lower_bound_gaussian or 0.0)
         sure = f"(confidence {100 * dp.confidence:.1f} %)"
-        console.print(f"epsilon of one release: {claim}, at least {at_least:.2f} {sure}")
+        console.print(f"epsilon of one release: {claim}, at least {lower_number(at_least)} {sure}")
     for name, figures in (result.reconstruction.attacks if result.reconstruction else {}).items():
         if figures.psnr is not None and figures.ssim is not None:
             console.print(f"reconstruction by {name}: PSNR {figures.psnr:.1f} dB, SSIM {figures.ssim:.2f}")

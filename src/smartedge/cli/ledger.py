@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from smartedge.files import finite_or_none
 from smartedge.logs import say, with_spaces
+from smartedge.metrics import rounded_down, rounded_up
 
 if TYPE_CHECKING:
     from smartedge.privacy.balance import Balance, ImageGroup
@@ -36,6 +37,7 @@ Exit code 9 where the ledger is missing or damaged. docs/privacy.md says what ε
 """
 _ROWS = 12  # of a histogram
 _BAR = 24
+_DIGITS = 4  # of an ε
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
@@ -71,7 +73,7 @@ def _as_text(balance: Balance) -> list[str]:
     budget = balance.budget
     whose = "an image" if balance.of_each_number == 1 else "each number of a feature map"
     if math.isfinite(budget.epsilon):
-        lines = [f"Budget of {whose}: ε = {budget.epsilon:.4g} at δ = {budget.delta:g}, over all its releases."]
+        lines = [f"Budget of {whose}: ε = {_number(budget.epsilon)} at δ = {budget.delta:g}, over all its releases."]
     else:
         lines = ["No budget: releases are recorded, and none is refused."]
     if (numbers := balance.of_each_number) > 1:
@@ -89,7 +91,7 @@ def _as_text(balance: Balance) -> list[str]:
         if math.isfinite(budget.epsilon):
             left = ", without protection, as the settings say"
             if math.isfinite(worst.epsilon):
-                left = f", {_rest(budget.epsilon, worst.epsilon):.4g} left"
+                left = f", {rounded_down(_rest(budget.epsilon, worst.epsilon), _DIGITS):.{_DIGITS}g} left"
         images = sum(group.images for group in groups)
         lines.append(
             f"split {split}: {with_spaces(images)} image{'s' * (images != 1)}; worst: image {worst.example}, "
@@ -102,7 +104,9 @@ def _as_text(balance: Balance) -> list[str]:
     if math.isinf(label_epsilon):
         lines.append("Labels: in clear; the budget does not cover them.")
     elif label_epsilon > 0:
-        lines.append(f"Labels: randomised response, ε = {label_epsilon:.4g} once per image, on top of the features'.")
+        lines.append(
+            f"Labels: randomised response, ε = {_number(label_epsilon)} once per image, on top of the features'."
+        )
     return lines
 
 
@@ -127,19 +131,19 @@ def _histogram(groups: list[ImageGroup]) -> list[str]:
 
 
 def _range(low: float, step: float, place: int) -> str:
-    return "ε = ∞" if place == _ROWS else f"ε from {low + place * step:.4g} to {low + (place + 1) * step:.4g}"
+    return "ε = ∞" if place == _ROWS else f"ε from {_number(low + place * step)} to {_number(low + (place + 1) * step)}"
 
 
 def _in_words(event: ReleaseEvent) -> str:
     if event.mechanism == "none":
         return "without protection, ε = ∞."
     what = {
-        "gaussian": f"gaussian noise of {event.noise_multiplier or 0:.4g} times the sensitivity",
+        "gaussian": f"gaussian noise of {rounded_down(event.noise_multiplier or 0, _DIGITS):.4g} times the sensitivity",
         "laplace": "Laplace noise",
         "randomised-response": f"one of {event.codewords} codewords, by randomised response",
         "subset-selection": f"{event.subset} of {event.codewords} codewords, by subset selection",
     }[event.mechanism]
-    cost = f"ε = {event.epsilon:.4g}" + (f" at δ = {event.delta:g}" if event.delta else "")
+    cost = f"ε = {_number(event.epsilon)}" + (f" at δ = {event.delta:g}" if event.delta else "")
     if event.granularity == "element":
         return f"{what}, {cost} for each number of a feature map alone each time; the map's is that times its numbers."
     return f"{what}, {cost} each time."
@@ -197,7 +201,8 @@ def _rest(budget: float, spent: float) -> float:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else "∞"
+    """An ε, rounded up."""
+    return f"{rounded_up(value, _DIGITS):.{_DIGITS}g}" if math.isfinite(value) else "∞"
 
 
 def _times(count: int) -> str:

@@ -85,9 +85,8 @@ class Requirement:
                 "after 'smartedge audit RUN' and 'smartedge certify RUN'"
             )
         if (value > self.number) if self.at_most else (value < self.number):
-            counted = "∞" if math.isinf(value) else f"{value:.4g}"
-            percent = 100 * (rounded_up(value) if self.what == "certificate" else value)
-            shown = counted if self.what in ("epsilon", "version") else f"{percent:.1f} %"
+            counted = "∞" if math.isinf(value) else f"{rounded_up(value, 4):.4g}"
+            shown = counted if self.what in ("epsilon", "version") else f"{100 * rounded_up(value):.1f} %"
             raise FrontError(
                 f"front '{manifest.name}': --require {self.text}: it is {shown}; nothing is released with it"
             )

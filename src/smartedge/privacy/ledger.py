@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from smartedge.errors import PrivacyError
 from smartedge.files import PRIVATE
+from smartedge.metrics import rounded_up
 from smartedge.privacy.accountant import composed_epsilon
 from smartedge.privacy.balance import (
     BEFORE_CHECKSUMS,
@@ -350,11 +351,11 @@ class Ledger:
             after = history + Counter({event: asked[image]})
             cost = composed_epsilon(after, self.budget.delta)
             if not cost <= self.budget.epsilon * (1 + ROUNDING):
-                before = composed_epsilon(history, self.budget.delta) if history else 0.0
+                before = rounded_up(composed_epsilon(history, self.budget.delta) if history else 0.0, 4)
                 raise PrivacyError(
                     f"image {image} of split '{split}' has spent ε = {before:.4g} in {history.total()} releases; with "
-                    f"the next one it would be {cost:.4g}, and its budget is {self.budget.epsilon:.4g} (δ = "
-                    f"{self.budget.delta:g}). Nothing of this batch was sent. Start a new run with a larger "
+                    f"the next one it would be {rounded_up(cost, 4):.4g}, and its budget is {self.budget.epsilon:.4g} "
+                    f"(δ = {self.budget.delta:g}). Nothing of this batch was sent. Start a new run with a larger "
                     "dp.epsilon, fewer epochs, or schedule 'freeze-and-log'"
                 )
 

@@ -57,9 +57,9 @@ def test_the_balance_in_words(make_run, capsys):
     run = make_run([("train", range(1200), RESPONSE), ("train", [5, 9], RESPONSE), ("val", [0], NOTHING)])
     assert show(capsys, run).splitlines() == [
         "Budget of an image: ε = 2 at δ = 1e-05, over all its releases.",
-        "split train: 1 200 images; worst: image 5, 2 releases, ε = 0.9997, 1 left",
+        "split train: 1 200 images; worst: image 5, 2 releases, ε = 0.9998, 1 left",
         "  1 release, ε = 0.5      1 198  ########################",
-        "  2 releases, ε = 0.9997      2  #",
+        "  2 releases, ε = 0.9998      2  #",
         "split val: 1 image; worst: image 0, 1 release, ε = ∞, without protection, as the settings say",
         "  1 release, ε = ∞  1  ########################",
         "Released: one of 8 codewords, by randomised response, ε = 0.5 each time.",

@@ -98,6 +98,10 @@ def test_epsilon_is_that_of_the_whole_map() -> None:
     with pytest.raises(FrontError, match="it is 16"):
         Requirement.parse("epsilon<=15").check(element, labels_sent=False)
     without_noise = manifest(policy={"granularity": "vector", "epsilon_each": math.inf})
+    with pytest.raises(FrontError, match=r"it is 8\.001"):
+        Requirement.parse("epsilon<=8").check(
+            manifest(policy={"granularity": "vector", "epsilon_each": 8.00001}), labels_sent=False
+        )
     with pytest.raises(FrontError, match="it is ∞"):
         Requirement.parse("epsilon<=8").check(without_noise, labels_sent=False)
 

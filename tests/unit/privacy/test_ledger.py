@@ -236,7 +236,7 @@ def test_a_batch_is_refused_as_a_whole_where_one_image_would_exceed_its_budget(t
         ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
         ledger.debit("train", np.array([2]), HALF, seq=1, nonce=nonce(1))
         with pytest.raises(
-            PrivacyError, match=r"image 2 of split 'train' has spent ε = 0\.9997 in 2 .* 1\.499, .* budget is 1 "
+            PrivacyError, match=r"image 2 of split 'train' has spent ε = 0\.9998 in 2 .* 1\.499, .* budget is 1 "
         ):
             ledger.debit("train", IDS, HALF, seq=2, nonce=nonce(2), label_event=HALF)
         assert sum(group.images * group.releases for group in ledger.balance().groups) == 5, "nothing was recorded"

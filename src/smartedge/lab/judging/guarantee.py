@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.audit import NoiseTest
 from smartedge.artifacts.results import Privacy, Results
-from smartedge.lab.judging.text import at_most, known, short_number
+from smartedge.lab.judging.text import at_most, known, short_number, upper_number
 from smartedge.methods.base import get_method
-from smartedge.metrics import attribute_bound
+from smartedge.metrics import attribute_bound, rounded_up
 
 __all__ = ["Guarantee", "guarantee", "guarantee_of_noise", "pair"]
 
@@ -109,7 +109,7 @@ def _some(block: Privacy, labels: str) -> Guarantee:
     if element:
         each = math.inf if epsilon is None else epsilon
         verb = "is protected with" if _of_all(attribute_bound(each, delta), releases) < _NOTHING else "has noise of"
-        headline = f"Each number of a feature map {verb} ε = {short_number(epsilon)}; an image is not protected by it."
+        headline = f"Each number of a feature map {verb} ε = {upper_number(epsilon)}; an image is not protected by it."
         sentences.append(
             "But the whole feature map of an image is sent, and for the whole map the noise gives "
             f"{pair(vector, delta)}: {'hardly any protection' if weak else 'this is the figure that counts'}."
@@ -209,7 +209,7 @@ def _labels(block: Privacy) -> str:
     epsilon = block.label_epsilon
     if known(epsilon) and epsilon > 0:
         return (
-            f"the desired label, which has randomised response with ε = {short_number(epsilon)} of its own: "
+            f"the desired label, which has randomised response with ε = {upper_number(epsilon)} of its own: "
             "this adds to the ε of the feature map"
         )
     return "the desired label, which is sent in clear with every training image"
@@ -219,13 +219,13 @@ def pair(epsilon: float | None, delta: float | None) -> str:
     """``ε = 4, δ = 10⁻⁵``."""
     if not known(epsilon):
         return "no limit"
-    text = f"ε = {short_number(epsilon)}" + (f", δ = {short_number(delta)}" if delta else "")
+    text = f"ε = {upper_number(epsilon)}" + (f", δ = {upper_number(delta)}" if delta else "")
     return text.replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
 def _at_most(bound: float) -> str:
     return (
         f"at most {at_most(bound)}"
-        if round(bound, 3) < 1
+        if rounded_up(bound) < 1
         else "up to 100\N{NO-BREAK SPACE}%, so there is no useful limit"
     )

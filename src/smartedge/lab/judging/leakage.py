@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from smartedge.artifacts.attacks import AttackFigures, Membership
 from smartedge.artifacts.audit import Audit, NoiseTest
-from smartedge.lab.judging.text import at_most, known, percent, short_number
+from smartedge.lab.judging.text import at_most, known, lower_number, percent, short_number, upper_number
 from smartedge.lab.judging.verdict import Verdict
 
 __all__ = [
@@ -352,20 +352,20 @@ def epsilon_words(test: NoiseTest) -> tuple[str, list[str]]:
     lower = max(found)
     shown = (
         "An attack on the noise itself, with two feature maps as far apart as possible, shows "
-        f"ε ≥ {short_number(lower)} (confidence {short_number(100 * test.confidence)}\N{NO-BREAK SPACE}%)"
+        f"ε ≥ {lower_number(lower)} (confidence {short_number(100 * test.confidence)}\N{NO-BREAK SPACE}%)"
     )
     if not known(claimed):
         return "open", [f"{shown}. No ε is claimed, so there is nothing to compare it with."]
     if lower > claimed:
-        return "bad", [f"The guarantee is refuted: ε = {short_number(claimed)} is claimed. {shown}."]
-    sentences = [f"{shown}, which is consistent with the ε = {short_number(claimed)} claimed."]
+        return "bad", [f"The guarantee is refuted: ε = {upper_number(claimed)} is claimed. {shown}."]
+    sentences = [f"{shown}, which is consistent with the ε = {upper_number(claimed)} claimed."]
     if control > claimed:
         sentences.append(
-            f"Without noise the same attack finds ε ≥ {short_number(control)}, so it would have noticed missing noise. "
+            f"Without noise the same attack finds ε ≥ {lower_number(control)}, so it would have noticed missing noise. "
             "The attack can refute a claim, but it cannot prove one."
         )
     else:
         sentences.append(
-            f"But even without noise it finds only ε ≥ {short_number(control)}, so it cannot test a claim this large."
+            f"But even without noise it finds only ε ≥ {lower_number(control)}, so it cannot test a claim this large."
         )
     return "good", sentences

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-from smartedge.metrics import rounded_up
+from smartedge.metrics import rounded_down, rounded_up
 
 __all__ = [
-    "at_most", "count", "fewer_epochs", "known", "number", "percent", "points", "ratio", "relation", "seconds",
-    "short_number", "size", "times",
+    "at_most", "count", "fewer_epochs", "known", "lower_number", "number", "percent", "points", "ratio", "relation",
+    "seconds", "short_number", "size", "times", "upper_number",
 ]  # fmt: skip
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -85,6 +85,16 @@ def short_number(value: float | None) -> str:
         return digits
     raised = str(int(power)).translate(_RAISED)
     return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
+
+
+def upper_number(bound: float | None) -> str:
+    """An upper bound such as ε in three digits, rounded up: ``4.001`` → ``4.01``."""
+    return short_number(rounded_up(bound, 3) if known(bound) else None)
+
+
+def lower_number(bound: float | None) -> str:
+    """A lower bound in three digits, rounded down: ``3.999`` → ``3.99``."""
+    return short_number(rounded_down(bound, 3) if known(bound) else None)
 
 
 def ratio(value: float) -> str:

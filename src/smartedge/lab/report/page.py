@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smartedge.files import write_atomically
-from smartedge.lab.judging.text import at_most, count, number, percent, points, ratio, seconds, short_number, size
+from smartedge.lab.judging.text import (
+    at_most,
+    count,
+    number,
+    percent,
+    points,
+    ratio,
+    seconds,
+    short_number,
+    size,
+    upper_number,
+)
 
 __all__ = ["data_uri", "write_page"]
 
@@ -28,7 +39,7 @@ _ENVIRONMENT = jinja2.Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters.update(percent=percent, at_most=at_most, points=points, size=size, seconds=seconds, count=count)
-_ENVIRONMENT.filters.update(number=number, ratio=ratio, short_number=short_number)
+_ENVIRONMENT.filters.update(number=number, ratio=ratio, short_number=short_number, upper_number=upper_number)
 
 
 def write_page(path: Path, template: str, page: Mapping[str, Any]) -> Path:

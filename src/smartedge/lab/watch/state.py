@@ -18,6 +18,7 @@ from smartedge.artifacts.summary import CloudSummary, EdgeSummary, TrafficTotals
 from smartedge.config import Config, load_config
 from smartedge.errors import SmartEdgeError
 from smartedge.methods.base import get_method
+from smartedge.metrics import rounded_up
 from smartedge.privacy.balance import read_balance
 from smartedge.runs.progress_file import PROGRESS
 
@@ -78,7 +79,7 @@ class Spent(Part):
     """The privacy budget of the image that spent most."""
 
     mechanism: str
-    epsilon: float | None  # None: no bound
+    epsilon: float | None  # three digits, rounded up; None: no bound
     budget: float | None  # None: none is set
     delta: float
     releases: int  # of one image, at most
@@ -270,7 +271,7 @@ class _SpentBudget:
         else:
             self._known = Spent(
                 mechanism=str(balance.policy.get("mechanism", "none")),
-                epsilon=None if worst is None or math.isinf(worst.epsilon) else worst.epsilon,
+                epsilon=None if worst is None or math.isinf(worst.epsilon) else rounded_up(worst.epsilon, 3),
                 budget=None if math.isinf(balance.budget.epsilon) else balance.budget.epsilon,
                 delta=balance.budget.delta,
                 releases=max((group.releases for group in balance.groups), default=0),

@@ -9,6 +9,7 @@ import pytest
 from smartedge.lab.judging.text import (
     at_most,
     count,
+    lower_number,
     number,
     percent,
     points,
@@ -18,6 +19,7 @@ from smartedge.lab.judging.text import (
     short_number,
     size,
     times,
+    upper_number,
 )
 
 
@@ -28,6 +30,19 @@ def plain(text: str) -> str:
 def test_a_bound_is_never_told_smaller_than_it_is() -> None:
     for bound, told in ((0.546, "54.6 %"), (0.54601, "54.7 %"), (0.9996, "100.0 %"), (1.0, "100.0 %"), (None, "–")):
         assert plain(at_most(bound)) == told
+
+
+def test_an_epsilon_is_never_told_smaller_than_it_is_nor_a_lower_bound_larger() -> None:
+    for bound, most, least in (
+        (4.0, "4", "4"),
+        (4 + 1e-12, "4", "4"),  # computed in double precision
+        (4.001, "4.01", "4"),
+        (3.999, "4", "3.99"),
+        (0.00123449, "0.00124", "0.00123"),
+        (1001.0, "1 010", "1 000"),
+        (0.0, "0", "0"),
+    ):
+        assert (plain(upper_number(bound)), plain(lower_number(bound))) == (most, least)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +88,7 @@ def test_a_number_in_words(text, expected):
     assert plain(text) == expected
 
 
-@pytest.mark.parametrize("write", [percent, points, size, seconds, number, short_number])
+@pytest.mark.parametrize("write", [percent, points, size, seconds, number, short_number, upper_number, lower_number])
 @pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_what_is_missing_is_a_dash(write, missing):
     assert write(missing) == "–"
