@@ -39,7 +39,7 @@ from smartedge.privacy.balance import (
     same_policy,
 )
 from smartedge.privacy.checksum import CHECKSUM, of_numbers, of_row, seal
-from smartedge.privacy.place import OpenPlace, frames_noted, note_frames, place_of
+from smartedge.privacy.place import OpenFiles, OpenPlace, frames_noted, note_frames, place_of
 from smartedge.types import ReleaseEvent
 
 __all__ = ["Ledger", "take_over"]
@@ -113,6 +113,8 @@ class Ledger:
                     self._write_facts(run or "", policy)
                 self._db.execute("COMMIT")
             self._check(run, policy)
+            with self._guarded():
+                self._files = OpenFiles(path)
         except BaseException:
             self.close()
             raise
@@ -157,6 +159,7 @@ class Ledger:
         composed_epsilon({event: 1}, self.budget.delta)  # refuses a kind that cannot be accounted for
         with self._transaction():
             self._refuse_other_facts()
+            self._files.check()
             known = self._db.execute(
                 "SELECT frame FROM frames WHERE split = ? AND seq = ? AND nonce = ?", (split, seq, nonce)
             ).fetchone()

@@ -18,7 +18,9 @@ import threading
 import uuid
 from pathlib import Path
 
-__all__ = ["OpenPlace", "frames_noted", "note_frames", "place_of"]
+from smartedge.errors import PrivacyError
+
+__all__ = ["OpenFiles", "OpenPlace", "frames_noted", "note_frames", "place_of"]
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _NOTE = "user.smartedge.frames"
@@ -54,6 +56,41 @@ class OpenPlace:
             name, users = _opened.pop(self._file)
             if users > 1:
                 _opened[self._file] = name, users - 1
+
+
+class OpenFiles:
+    """The file of an open ledger and the two that SQLite keeps beside it.
+
+    SQLite goes on in a file that was removed. What is debited there is lost when the process ends.
+
+    Args:
+        path: the ledger, after SQLite has opened it.
+
+    Raises:
+        OSError: a file is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._found = self._now()
+
+    def check(self) -> None:
+        """See that the names still lead to these files.
+
+        Raises:
+            PrivacyError: they do not.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self._now() == self._found:
+                return
+        raise PrivacyError(
+            f"{self._path}: this file, or the -wal or -shm file beside it, was removed or replaced while the ledger is "
+            "open. Nothing of this batch was sent. Restore it from a copy, or start a new run"
+        )
+
+    def _now(self) -> list[tuple[int, int]]:
+        found = [Path(f"{self._path}{ending}").stat() for ending in ("", "-wal", "-shm")]
+        return [(status.st_dev, status.st_ino) for status in found]
 
 
 def place_of(path: Path) -> str:

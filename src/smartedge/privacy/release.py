@@ -109,7 +109,8 @@ class Gate:
         Raises:
             PrivacyError: a feature is not finite, a budget would be exceeded, or the ledger cannot be written.
         """
-        ids = np.ascontiguousarray(ids, dtype=np.int64)
+        # Copies of its own: whatever happens to the caller's arrays meanwhile, what was debited is what is sent.
+        ids, labels = np.array(ids, dtype=np.int64), labels.copy()
         features_BF = self._checked(features_BF, len(ids), split)
         protected = split == "train" or not self.training_only
         bounded_BF = self.mechanism.bound(features_BF)
@@ -149,21 +150,21 @@ class Gate:
         return ReleasedBatch(ids, bounded_BF, labels, event, label_event, key=_RELEASE_KEY)
 
     def _checked(self, features_BF: Features, images: int, split: str) -> Features:
-        """The features as a plain array: uint8, or finite numbers in the precision that is released.
+        """A copy of the features as a plain array: uint8, or finite numbers in the precision that is released.
 
         Raises:
             PrivacyError: they are not, or their shape is not the mechanism's.
         """
-        wanted = (images, *self.mechanism.feature_shape)
-        if np.shape(features_BF) != wanted:  # else images could share their noise
-            raise PrivacyError(
-                f"features of split '{split}' have shape {np.shape(features_BF)}, and {wanted} is to be released: "
-                "nothing of this batch was sent"
-            )
-        if features_BF.dtype == np.uint8:
-            return np.asarray(features_BF, dtype=np.uint8)
         with np.errstate(over="ignore"):  # beyond float32 they are infinite
-            plain_BF = np.asarray(features_BF, dtype=np.float32)  # a masked array calls all finite that is not masked
+            # A plain array: a masked one calls all finite that is not masked.
+            whole = features_BF.dtype == np.uint8
+            plain_BF: Features = np.array(features_BF, np.uint8) if whole else np.array(features_BF, np.float32)
+        wanted = (images, *self.mechanism.feature_shape)
+        if plain_BF.shape != wanted:  # else images could share their noise
+            raise PrivacyError(
+                f"features of split '{split}' have shape {plain_BF.shape}, and {wanted} is to be released: nothing of "
+                "this batch was sent"
+            )
         if not bool(np.isfinite(plain_BF).all()):
             raise PrivacyError(
                 f"features of split '{split}' are not finite, so no noise covers them: nothing of this batch was sent. "

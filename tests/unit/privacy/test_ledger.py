@@ -532,6 +532,24 @@ with Ledger(Path(sys.argv[1]), "run", policy=policy, budget=budget, existing=Tru
 """
 
 
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_removed_or_replaced_while_it_is_open_is_noticed(tmp_path, ending, replaced):
+    file = tmp_path / f"l{ending}"
+    with opened(tmp_path / "l") as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        copy = file.read_bytes()
+        file.rename(tmp_path / "gone")
+        if replaced:
+            file.write_bytes(copy)
+        with pytest.raises(PrivacyError, match="was removed or replaced while the ledger is open"):
+            ledger.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+        if not replaced:
+            (tmp_path / "gone").rename(file)
+            assert ledger.debit("train", IDS, HALF, seq=1, nonce=nonce(1))
+            assert ledger.releases("train") == 2
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_another_process_that_opens_and_closes_it_does_not_take_its_file_away(tmp_path, twice):
     """A process loses its locks on a file when it closes the file once, and the other one deleted the -wal file then.

@@ -340,3 +340,22 @@ def test_what_a_label_costs():
     assert label_event_of(Task("single", ("c",), ("x", "y", "z")), 0.5).codewords == 3
     many = Task("multi", tuple("abc"), tuple("abc"))
     assert label_event_of(many, 0.5) == ReleaseEvent("randomised-response", 0.5, codewords=2), "of each column"
+
+
+@pytest.mark.parametrize("mechanism", [None, Unprotected(SHAPE)])
+def test_arrays_that_change_after_the_debit_change_nothing_of_what_is_sent(make_gate, monkeypatch, mechanism):
+    """The training loop may go on writing into its arrays while the sending thread releases them."""
+    arrays = (IDS.copy(), FEATURES.copy(), LABELS.copy())
+    gate = make_gate(mechanism)
+    wanted = make_gate(mechanism, name="other").release(IDS, FEATURES, LABELS, split="train", seq=0)
+    debit = gate.ledger.debit
+
+    def debit_and_change(*args, **settings):
+        debit(*args, **settings)
+        for array in arrays:
+            array[:] = 7
+
+    monkeypatch.setattr(gate.ledger, "debit", debit_and_change)
+    released = gate.release(*arrays, split="train", seq=0)
+    for name in ("ids", "features_BF", "labels"):
+        assert np.array_equal(getattr(released, name), getattr(wanted, name)), name
