@@ -7,16 +7,17 @@ alert. It closes the connection, where it would otherwise send its first message
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smartedge.errors import LinkError
-from smartedge.files import PRIVATE
+from smartedge.files import PRIVATE, disk_error
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.sockets import split_location
 
@@ -83,7 +84,7 @@ def _greet_with_tls(
     for _ in range(_TRIES):
         try:
             with (
-                socket.create_connection(where, timeout=wait_s) as connection,
+                _connected(where, wait_s) as connection,
                 context.wrap_socket(connection, server_hostname=name) as secured,
             ):
                 if secured.selected_alpn_protocol() != "h2":
@@ -135,8 +136,16 @@ def _greet_in_clear(location: str, where: tuple[str, int], wait_s: float) -> str
 
 
 def _greeted_in_clear(where: tuple[str, int], wait_s: float) -> bytes:
-    with socket.create_connection(where, timeout=wait_s) as connection:
+    with _connected(where, wait_s) as connection:
         return _first_words(lambda: connection.sendall(_HTTP2), connection.recv)
+
+
+def _connected(where: tuple[str, int], wait_s: float) -> socket.socket:
+    """A connection to one of the addresses of a name. Each has its share of the time, since one of them may be dead."""
+    addresses = {address for *_, address in socket.getaddrinfo(*where, type=socket.SOCK_STREAM)}
+    connection = socket.create_connection(where, timeout=wait_s / len(addresses))
+    connection.settimeout(wait_s)
+    return connection
 
 
 def _first_words(say: Callable[[], object], hear: Callable[[int], bytes]) -> bytes:
@@ -157,7 +166,7 @@ def _takes_tls(where: tuple[str, int], wait_s: float) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
-        with socket.create_connection(where, timeout=wait_s) as connection:
+        with _connected(where, wait_s) as connection:
             context.wrap_socket(connection).close()
     except ssl.SSLError as error:
         return "ALERT" in str(error.reason)
@@ -170,20 +179,33 @@ def tls_context(credentials: Credentials) -> ssl.SSLContext:
     """What Python's own TLS needs of a sender's credentials. It also checks those of a receiver.
 
     Raises:
-        LinkError: a certificate or key is not valid.
+        LinkError: a certificate or key is not valid; or there is no place for them.
     """
     try:
         context = ssl.create_default_context(cadata=None if credentials.ca is None else credentials.ca.decode("ascii"))
         if credentials.certificate is not None and credentials.key is not None:
-            with tempfile.TemporaryDirectory() as folder:  # ssl reads a certificate from a file only
-                path = Path(folder) / "pair.pem"
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(credentials.certificate + b"\n" + credentials.key)
+            with _file_of(credentials.certificate + b"\n" + credentials.key) as path:
                 context.load_cert_chain(path)
     except (ssl.SSLError, ValueError) as error:
         raise LinkError(
             f"link: a certificate or key is no valid PEM, or they do not belong together ({error}); copy both again, "
             "or make new ones ('smartedge fleet renew DIR' for a fleet's cloud)"
         ) from error
+    except OSError as error:
+        raise LinkError(f"link: certificate and key cannot be given to TLS: {disk_error(error)}") from error
     return context
+
+
+@contextlib.contextmanager
+def _file_of(content: bytes) -> Iterator[Path]:
+    """A file for the block, since TLS reads a certificate from a file only. On Linux it is in memory, not on a disk."""
+    with contextlib.ExitStack() as stack:
+        if hasattr(os, "memfd_create"):
+            file = stack.enter_context(os.fdopen(os.memfd_create("pair", os.MFD_CLOEXEC), "wb"))
+            path = Path(f"/dev/fd/{file.fileno()}")
+        else:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "pair.pem"
+            file = stack.enter_context(os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb"))
+        file.write(content)
+        file.flush()
+        yield path

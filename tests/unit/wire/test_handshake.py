@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import re
 import selectors
@@ -11,10 +12,12 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from link_ends import Handler
@@ -32,9 +35,15 @@ def mine(certificates: Path) -> Credentials:
     return Credentials(ca=pem["ca"], certificate=pem["cert"], key=pem["key"])
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
 def test_certificate_and_key_are_given_to_tls_in_a_file_of_ours_alone(
-    mine: Credentials, monkeypatch: pytest.MonkeyPatch
+    mine: Credentials, monkeypatch: pytest.MonkeyPatch, in_memory: bool
 ) -> None:
+    """Where it is in memory, an edge needs no temporary folder, which other programs may fill during an outage."""
+    if in_memory:
+        monkeypatch.setattr(tempfile, "TemporaryDirectory", None)
+    else:  # as on macOS
+        monkeypatch.delattr(os, "memfd_create", raising=False)
     seen: list[tuple[Path, int, bytes]] = []
     load = ssl.SSLContext.load_cert_chain
 
@@ -45,9 +54,15 @@ def test_certificate_and_key_are_given_to_tls_in_a_file_of_ours_alone(
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", noted)
     context = tls_context(mine)
     ((file, mode, content),) = seen
-    assert mode == 0o600 and content == (mine.certificate or b"") + b"\n" + (mine.key or b"")
+    assert (in_memory or mode == 0o600) and content == (mine.certificate or b"") + b"\n" + (mine.key or b"")
     assert not file.exists(), "nor is it left behind"
     assert context.verify_mode == ssl.CERT_REQUIRED and len(context.get_ca_certs()) == 1
+
+
+def test_a_full_disk_where_the_pair_would_be_is_an_outage(mine: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "memfd_create", Mock(side_effect=OSError(errno.ENOSPC, "No space left")), raising=False)
+    with pytest.raises(LinkError, match="cannot be given to TLS: the disk is full"):
+        tls_context(mine)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +230,16 @@ def test_silence_is_told_in_our_own_words(monkeypatch: pytest.MonkeyPatch, words
     assert greet("127.0.0.1:1", Credentials(), 7.0) == "no answer within 7 s"
 
 
+def test_each_address_of_a_name_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one may be dead, as one of IPv6 often is."""
+    four = [(socket.AF_INET, kind, 6, "", (f"192.0.2.{last}", 8815)) for last in range(4) for kind in (1, 2)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **how: four)
+    tried = Mock(side_effect=TimeoutError)
+    monkeypatch.setattr(socket, "create_connection", tried)
+    assert greet("cloud.example:8815", Credentials()) == "no answer within 2 s"
+    tried.assert_called_once_with(("cloud.example", 8815), timeout=0.5)
+
+
 def test_nobody_there_is_no_error(mine: Credentials, monkeypatch: pytest.MonkeyPatch) -> None:
     with held_port() as port:
         for shown in (Credentials(), mine):
@@ -239,6 +264,7 @@ def test_grpc_prints_nothing_of_its_own(certificates: Path) -> None:
     program = """
 import socket, sys
 from pathlib import Path
+from unittest.mock import Mock
 from smartedge.wire.grpc_receiver import GrpcReceiver
 from smartedge.wire.credentials import Credentials
 ca, certificate, key = (Path(sys.argv[1], f"{name}.pem").read_bytes() for name in ("ca", "cert", "key"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Coroutine, Iterable
@@ -15,7 +16,7 @@ from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.handshake import tls_context
 from smartedge.wire.jetstream.messages import Address
-from smartedge.wire.sockets import is_loopback
+from smartedge.wire.sockets import is_loopback, location_of
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -152,21 +153,26 @@ async def connect(
             return _status(headers)
 
     _QUIET.setLevel(logging.CRITICAL)
-    where = f"broker {address.host}:{address.port}"
+    where = f"broker {address.location}"
+    dead = 0  # addresses of the broker's name that did not answer
 
     def lose(error: LinkError) -> None:
         if not lost.done():
             lost.set_result(error)
 
     async def on_error(error: Exception) -> None:
+        nonlocal dead
         if not connected:
-            raise error  # else the library would try again until the time is over
+            dead += 1
+            if not isinstance(error, (OSError, asyncio.TimeoutError)) or dead >= len(servers):
+                raise error  # else the library would try again until the time is over
+            return
         lose(from_nats_error(error, where))
 
     async def on_close() -> None:
         lose(LinkError(f"{where}: the connection was lost"))
 
-    client, connected = Robust(), False
+    client, connected, servers = Robust(), False, list[str]()
     options: dict[str, Any] = {}
     if credentials.tls:
         options["tls"] = tls_context(credentials)
@@ -175,13 +181,17 @@ async def connect(
     if credentials.token is not None:
         options["token"] = credentials.token
     try:
+        looking = asyncio.get_running_loop().getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        found = await asyncio.wait_for(looking, timeout_s)
+        servers += dict.fromkeys(f"nats://{location_of(str(each[0]), address.port)}" for *_, each in found)
         await asyncio.wait_for(
             client.connect(
-                address.url,
+                servers,
+                dont_randomize=True,
                 name=name,
                 inbox_prefix=f"_INBOX_{name}",
                 allow_reconnect=False,
-                connect_timeout=max(1, round(timeout_s)),
+                connect_timeout=max(1, round(timeout_s / len(servers))),  # of each
                 max_reconnect_attempts=0,
                 error_cb=on_error,
                 disconnected_cb=on_close,

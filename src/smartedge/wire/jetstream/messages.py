@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from smartedge.errors import FrameError, LinkError
 from smartedge.types import EDGE_NAME, Bytes, StreamHeader
 from smartedge.wire.frame import Message, header_to_json, max_head_bytes, max_payload_bytes
+from smartedge.wire.sockets import location_of
 
 __all__ = [
     "MIN_PART_BYTES",
@@ -90,9 +91,9 @@ class Address(NamedTuple):
         return cls(host, port, path["stream"] or _USUAL_STREAM, int(path["streams"] or 1))
 
     @property
-    def url(self) -> str:
-        """For the client's library."""
-        return f"nats://[{self.host}]:{self.port}" if ":" in self.host else f"nats://{self.host}:{self.port}"
+    def location(self) -> str:
+        """``host:port``."""
+        return location_of(self.host, self.port)
 
     @property
     def streams(self) -> list[str]:

@@ -107,7 +107,7 @@ class JetStreamReceiver:
         refuse_in_clear(address, credentials, insecure=insecure)
         self._handler, self._address, self._credentials = handler, address, credentials
         self._taking, self._refusal, self._timing = taking, refusal, timing
-        self._where = f"broker {address.host}:{address.port}"
+        self._where = f"broker {address.location}"
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="ingest")
         self._stopping = asyncio.Event()
         self._ready = threading.Event()

@@ -65,7 +65,7 @@ class JetStreamLink:
     ) -> None:
         refuse_in_clear(address, credentials, insecure=insecure)
         self._address, self._edge, self._credentials, self._timeout_s = address, edge, credentials, timeout_s
-        self._where = f"broker {address.host}:{address.port}"
+        self._where = f"broker {address.location}"
         self._meter = SocketMeter(address.host, address.port)
         self._lock = threading.Lock()  # of the meter
         self._calling = threading.Lock()  # held by the thread that uses the connection
@@ -215,7 +215,7 @@ class _Connection:
         self._client, self._edge, self._timeout_s, self._lost = client, edge, timeout_s, lost
         self._stream = address.stream_of(edge)
         self._subject = subject_of(self._stream, edge)
-        self._where = f"broker {address.host}:{address.port}, subject {self._subject}"
+        self._where = f"broker {address.location}, subject {self._subject}"
         self._loop = asyncio.get_running_loop()
         self._jetstream = client.jetstream(timeout=timeout_s)
         self._waiting: deque[_Waiting] = deque()

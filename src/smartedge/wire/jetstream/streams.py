@@ -45,7 +45,7 @@ async def make_streams(jetstream: JetStreamContext, address: Address) -> None:
                 duplicate_window=_DUPLICATE_S,
             )
             found = (await jetstream.add_stream(wanted)).config
-            _log.info("broker %s:%d: made the stream %r", address.host, address.port, stream)
+            _log.info("broker %s: made the stream %r", address.location, stream)
         check_stream(address, stream, found)
 
 
@@ -75,8 +75,8 @@ def check_stream(address: Address, stream: str, found: StreamConfig) -> None:
     }
     if said := "; ".join(fault for fault, there in wrong.items() if there):
         raise LinkError(
-            f"broker {address.host}:{address.port}: the stream {stream!r} would lose frames: {said}. Edit it, or let "
-            f"ingest make another one (nats://{address.host}:{address.port}/NAME)"
+            f"broker {address.location}: the stream {stream!r} would lose frames: {said}. Edit it, or let "
+            f"ingest make another one (nats://{address.location}/NAME)"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 
@@ -19,6 +20,7 @@ __all__ = ["SimplexLink"]
 _BLOCK_BYTES = 64 * 1024  # frames are gathered to this size: longer blocks need fewer repair symbols
 _END_ROUNDS = 3  # the end of a stream is sent again after a pause: a burst of losses may swallow it
 _END_PAUSE_S = 0.1
+_IP_MTU_DISCOVER, _ROUTERS_MAY_DIVIDE = 10, 0  # of Linux; Python has no names for them
 _UDP_IP_BYTES = 28  # of headers around a datagram (IPv4), which the link's rate includes
 
 
@@ -122,6 +124,9 @@ class SimplexLink:
             if before is not None and before.getpeername() == address:
                 return before
             made = socket.socket(family, socket.SOCK_DGRAM)
+            if sys.platform == "linux" and family == socket.AF_INET:
+                # Else a router whose link takes only smaller datagrams drops them, and its word about it may not come.
+                made.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _ROUTERS_MAY_DIVIDE)
             made.connect(address)  # sends nothing: it sets the address, once
         except OSError as error:
             if before is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
@@ -137,7 +138,8 @@ def connected(
 def test_what_the_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told, why = connected(monkeypatch, Credentials(token="secret"), timeout_s=2.6)
     assert {name: value for name, value in told.items() if name not in CALLBACKS} == {
-        "servers": "nats://127.0.0.1:9",
+        "servers": ["nats://127.0.0.1:9"],
+        "dont_randomize": True,
         "name": "door",
         "inbox_prefix": "_INBOX_door",
         "allow_reconnect": False,
@@ -172,6 +174,33 @@ def test_an_error_while_connecting_ends_the_attempt_and_closes_the_client(monkey
     with pytest.raises(LinkError, match=r"^broker 127\.0\.0\.1:9: cannot be used \(no route\)$"):
         connected(monkeypatch, Credentials(), meanwhile=refused)
     assert len(closed) == 1
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), asyncio.TimeoutError()])
+def test_an_address_of_a_name_that_is_dead_is_not_the_last_that_is_tried(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [(socket.AF_INET6, 1, 6, "", ("2001:db8::9", 9, 0, 0)), (socket.AF_INET, 1, 6, "", ("192.0.2.1", 9))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **how: both)
+
+    async def one_is_dead(told: dict[str, Any]) -> None:
+        await told["error_cb"](error)
+
+    async def both_are_dead(told: dict[str, Any]) -> None:
+        await one_is_dead(told)
+        await one_is_dead(told)
+
+    async def the_other_refuses(told: dict[str, Any]) -> None:
+        await one_is_dead(told)
+        await told["error_cb"](ValueError("Authorization Violation"))
+
+    told, _ = connected(monkeypatch, Credentials(), meanwhile=one_is_dead)
+    assert told["servers"] == ["nats://[2001:db8::9]:9", "nats://192.0.2.1:9"]
+    assert (told["connect_timeout"], told["dont_randomize"]) == (5, True)
+    with pytest.raises(LinkError):
+        connected(monkeypatch, Credentials(), meanwhile=both_are_dead)
+    with pytest.raises(LinkError, match="does not admit this side"):
+        connected(monkeypatch, Credentials(), meanwhile=the_other_refuses)
 
 
 def test_a_connection_is_lost_for_the_reason_that_was_given_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -455,7 +455,7 @@ def at_the_broker(address: Address, work: Callable[[JetStreamContext], Awaitable
     """Do something at the broker, as its owner would."""
 
     async def main() -> Any:
-        client = await nats.connect(address.url)
+        client = await nats.connect(f"nats://{address.location}")
         try:
             return await work(client.jetstream())
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -162,6 +163,15 @@ def test_a_name_that_cannot_be_looked_up_is_told(sealer: Plain, monkeypatch: pyt
         link.open(header_of(1))
     with pytest.raises(LinkError, match=r"^one-way link to cloud\.invalid:9: no stream is open"):
         link.write(frame_of(0))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an option of Linux")
+def test_routers_may_divide_datagrams_of_ipv4(sealer: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a link of 576 bytes on the way drops all of them; its router's word does not come where nothing does."""
+    link, _ = link_over(sealer, "127.0.0.1:9", monkeypatch)
+    link.open(header_of(1))
+    assert link._socket is not None and link._socket.getsockopt(socket.IPPROTO_IP, 10) == 0
+    link.disconnect()
 
 
 def test_one_stream_at_a_time(sealer: Plain, nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
