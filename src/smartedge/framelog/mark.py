@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import struct
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from smartedge.files import sync_file
+from smartedge.framelog.records import pack_checked, unpack_checked
 from smartedge.locks import lock_at_once, open_lock
 
 __all__ = ["MARK", "InUse", "Mark", "MarkFile", "read_mark"]
@@ -23,7 +23,6 @@ MARK = "mark"
 
 _MAGIC = b"smartedge-mark1\n"
 _SLOT = struct.Struct("<16s16sQQIQIIQ")
-_CRC = struct.Struct("<I")
 _SECTOR = 512
 
 
@@ -41,17 +40,12 @@ class Mark(NamedTuple):
 
     def pack(self) -> bytes:
         """One slot as bytes."""
-        data = _SLOT.pack(_MAGIC, *self)
-        return data + _CRC.pack(zlib.crc32(data))
+        return pack_checked(_SLOT, (_MAGIC, *self))
 
     @classmethod
     def unpack(cls, data: bytes) -> Mark | None:
         """The mark in a slot; None where it is damaged."""
-        if len(data) < _SLOT.size + _CRC.size or _CRC.unpack_from(data, _SLOT.size)[0] != zlib.crc32(
-            data[: _SLOT.size]
-        ):
-            return None
-        magic, *fields = _SLOT.unpack_from(data)
+        magic, *fields = unpack_checked(_SLOT, data) or (None,)
         return cls(*fields) if magic == _MAGIC else None
 
 

@@ -19,9 +19,9 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from smartedge.files import PRIVATE
 
@@ -35,8 +35,10 @@ __all__ = [
     "FileHeader",
     "LogFile",
     "Record",
+    "pack_checked",
     "read_at",
     "sound_records",
+    "unpack_checked",
 ]
 
 _MAGIC = b"smartedge-log 1\n"
@@ -54,6 +56,21 @@ FRAME = b"FRAM"
 GAP = b"GAP "  # frames from seq on never came; the head is uint64, the frame after the last missing one
 
 
+def pack_checked(layout: struct.Struct, fields: Iterable[object], seed: int = 0) -> bytes:
+    """The fields as bytes, and their CRC-32, which starts from ``seed``."""
+    data = layout.pack(*fields)
+    return data + _CRC.pack(zlib.crc32(data, seed))
+
+
+def unpack_checked(layout: struct.Struct, data: bytes, seed: int = 0) -> tuple[Any, ...] | None:
+    """The fields that :func:`pack_checked` wrote at the begin of ``data``; None where it is cut short or damaged."""
+    if len(data) < layout.size + _CRC.size or _CRC.unpack_from(data, layout.size)[0] != zlib.crc32(
+        data[: layout.size], seed
+    ):
+        return None
+    return layout.unpack_from(data)
+
+
 class FileHeader(NamedTuple):
     """What a file of a log says about itself."""
 
@@ -63,15 +80,12 @@ class FileHeader(NamedTuple):
 
     def pack(self) -> bytes:
         """The header as bytes."""
-        data = _FILE.pack(_MAGIC, *self)
-        return data + _CRC.pack(zlib.crc32(data))
+        return pack_checked(_FILE, (_MAGIC, *self))
 
     @classmethod
     def unpack(cls, data: bytes) -> FileHeader | None:
         """The header in the first bytes of a file; None where they are no sound header."""
-        if len(data) < FILE_HEADER_BYTES or _CRC.unpack_from(data, _FILE.size)[0] != zlib.crc32(data[: _FILE.size]):
-            return None
-        magic, *fields = _FILE.unpack_from(data)
+        magic, *fields = unpack_checked(_FILE, data) or (None,)
         return cls(*fields) if magic == _MAGIC else None
 
     @property
@@ -101,17 +115,13 @@ class Record(NamedTuple):
 
     def pack(self, seed: int) -> bytes:
         """The record's header as bytes."""
-        data = _RECORD.pack(*self)
-        return data + _CRC.pack(zlib.crc32(data, seed))
+        return pack_checked(_RECORD, self, seed)
 
     @classmethod
     def unpack(cls, data: bytes, seed: int) -> Record | None:
         """The record's header in ``data``; None where it is cut short or damaged."""
-        if len(data) != RECORD_HEADER_BYTES:
-            return None
-        if _CRC.unpack_from(data, _RECORD.size)[0] != zlib.crc32(data[: _RECORD.size], seed):
-            return None
-        return cls(*_RECORD.unpack_from(data))
+        fields = unpack_checked(_RECORD, data, seed)
+        return None if fields is None else cls(*fields)
 
 
 class LogFile:
