@@ -57,15 +57,20 @@ def valid_until(pem: bytes) -> datetime | None:
     return x509.load_pem_x509_certificate(pem).not_valid_after_utc
 
 
-def require_cryptography() -> None:
-    """Raise a :class:`~smartedge.errors.FleetError` where the package that makes certificates is missing."""
-    try:
-        import cryptography  # noqa: F401 - whether it is there
-    except ImportError as error:
-        raise FleetError(
-            "making certificates needs the package 'cryptography'; follow the recipe with openssl in docs/fleet.md, or "
-            f"run: {how_to_install('fleet')}"
-        ) from error
+def require_cryptography(
+    needs: str = "making certificates, other than with openssl (docs/fleet.md), needs", extra: str = "fleet"
+) -> None:
+    """Raise where the package that makes keys, certificates and signatures is missing.
+
+    Args:
+        needs: the begin of the message.
+        extra: the extra of smartedge that installs it.
+
+    Raises:
+        FleetError: it is not installed.
+    """
+    if importlib.util.find_spec("cryptography") is None:
+        raise FleetError(f"{needs} the package 'cryptography'; run: {how_to_install(extra)}")
 
 
 def _builder_of(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.errors import FleetError
-from smartedge.extras import how_to_install
 from smartedge.files import refuse_if_others_can_read
+from smartedge.fleet.certificates import require_cryptography
 from smartedge.fleet.guarded import read_guarded, write_guarded
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = ["SIGNING_KEY", "TRUST_KEY", "is_signed_by", "make_signing_key", "read
 SIGNING_KEY = "front.key"  # in the fleet's folder: the private key, PEM; secret
 TRUST_KEY = "front.pub"  # beside it: the public key, 64 hexadecimal digits
 
+_NEEDS = ("signatures of fronts need", "front")
 _COPY = "copy front.pub of the fleet"
 
 
@@ -29,7 +30,7 @@ def make_signing_key(folder: Path) -> str:
     """
     path = folder / SIGNING_KEY
     if not path.exists():
-        _require_cryptography()
+        require_cryptography(*_NEEDS)
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -62,7 +63,7 @@ def is_signed_by(public: str, signature: bytes, message: bytes) -> bool:
     Raises:
         FleetError: ``cryptography`` is not installed, or the public key is damaged.
     """
-    _require_cryptography()
+    require_cryptography(*_NEEDS)
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -95,7 +96,7 @@ def read_trust_key(path: Path) -> str:
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
-    _require_cryptography()
+    require_cryptography(*_NEEDS)
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -110,12 +111,3 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise FleetError(f"{path}: is not an Ed25519 key; restore the one that 'smartedge fleet init' made")
     return key
-
-
-def _require_cryptography() -> None:
-    try:
-        import cryptography  # noqa: F401 - whether it is there
-    except ImportError as error:
-        raise FleetError(
-            f"signatures of fronts need the package 'cryptography'; run: {how_to_install('front')}"
-        ) from error
