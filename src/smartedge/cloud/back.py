@@ -40,7 +40,7 @@ def build_back(config: Config, outputs: int) -> tuple[nn.Module, Mapping[str, tu
 def save_back(folder: Path, config: Config, back: nn.Module) -> None:
     """Write the weights of the back into the cloud's folder of the run; where cuts differ, one file for each.
 
-    :func:`smartedge.runs.checkpoint.back_weights` finds them.
+    :func:`smartedge.cloud.files_for_edges.back_weights` finds them.
     """
     if config.fleet.cuts is None:
         one = back.state_from(config.model.cut) if isinstance(back, Entrances) else back.state_dict()

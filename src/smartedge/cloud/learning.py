@@ -184,8 +184,16 @@ class Learning:
 
     @property
     def done(self) -> bool:
-        """Whether everything has come, and was learned from."""
-        return self._handover.complete and self.trainer is not None and self.trainer.finished
+        """Whether everything has come, and was learned from.
+
+        Raises:
+            RunError: nothing has come, and nothing will.
+        """
+        if not self._handover.complete:
+            return False
+        if self.trainer is None:
+            raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
+        return self.trainer.finished
 
     def write(self, *, peak_rss_bytes: int | None) -> CloudSummary:
         """Write weights, figures and summary; returns the summary. Workers other than the first write nothing."""

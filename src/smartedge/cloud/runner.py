@@ -16,7 +16,6 @@ from smartedge.cloud.learning import Job, Learning
 from smartedge.cloud.store.feature_log import FeatureReader, check_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
-from smartedge.errors import RunError
 from smartedge.files import private_folder
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
@@ -94,7 +93,7 @@ class CloudRunner:
             try:
                 while self._await_work(stop):
                     self._learn(stop)
-                return self._done()
+                return self.learning.done
             except Interrupted:
                 return False
 
@@ -110,7 +109,7 @@ class CloudRunner:
                     return False
                 if self._next():
                     return True
-                if self._done():
+                if self.learning.done:
                     if self.ingest.unaware() and not self._written:
                         self._write()  # with the lock: an edge that goes back takes the summary away, before or after
                         if not get_method(self.config.method).answered:  # such an edge may go back
@@ -135,11 +134,6 @@ class CloudRunner:
     def _drop_used_frames(self) -> None:
         if self.config.store.keep == "unconsumed":
             self.ingest.forget_everything()
-
-    def _done(self) -> bool:
-        if self._handover.complete and self.trainer is None:
-            raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
-        return self.learning.done
 
     def _next(self) -> Job | None:
         """What there is to learn from. Hold ``handover.changed``."""

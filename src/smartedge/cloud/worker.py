@@ -130,11 +130,8 @@ class Worker:
             self._look()
             if stop.is_set():
                 return Turn(ended=False)
-            if self.learning.trainer is None:
-                if self._handover.intakes:
-                    return Turn(needed={edge: intake.next_seq for edge, intake in self._handover.intakes.items()})
-                if self._handover.complete:
-                    raise RunError("the run was closed, but no edge has sent anything; there is nothing to learn from")
+            if self.learning.trainer is None and self._handover.intakes:
+                return Turn(needed={edge: intake.next_seq for edge, intake in self._handover.intakes.items()})
             if self.learning.done:
                 return Turn(ended=True)
             with self._handover.changed:
