@@ -117,7 +117,7 @@ def ingest_here(port: int, folder: Path, n_streams: int) -> None:
     timing = Timing(look_s=0.2, again_s=0.5, longest_retry_s=0.5)
     receiver = JetStreamReceiver(stores, address, Shared(), timing=timing)
     receiver.start()
-    receiver.wait_ready()
+    receiver.ready.wait()
     print("ready", flush=True)
     sys.stdin.read()
     receiver.close()

@@ -137,7 +137,7 @@ def link(request: pytest.FixtureRequest, handler: Handler) -> Iterator[FrameSend
         address = request.getfixturevalue("broker").address(name, n_streams=3 if several else 1)
         taking = JetStreamReceiver(handler, address, Taking(), timing=Timing(look_s=0.05))
         taking.start()
-        assert taking.wait_ready(30)
+        assert taking.ready.wait(30)
         publishing = JetStreamLink(address, timeout_s=30)
         yield publishing
         publishing.disconnect()

@@ -43,7 +43,7 @@ def ingest(config: Config, folder: Path, address: Address) -> Iterator[tuple[Ing
     receiver = JetStreamReceiver(process.ingest, address, process, timing=TIMING)
     receiver.start()
     try:
-        assert receiver.wait_ready(60)
+        assert receiver.ready.wait(60)
         yield process, receiver
     finally:
         receiver.close()

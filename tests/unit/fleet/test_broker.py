@@ -74,7 +74,7 @@ def test_each_edge_publishes_for_itself_alone(fleet: Path, broker: Broker, tmp_p
         handler, address, Taking(), credentials=ingest_credentials(fleet), timing=Timing(look_s=0.05)
     )
     receiver.start()
-    assert receiver.wait_ready(10), receiver.trouble
+    assert receiver.ready.wait(10), receiver.trouble
     door = credentials_of(open_bundle(fleet / "bundles" / "door.bundle"))
     opened(address, "door", door)
     with pytest.raises(LinkError, match="has no permission for it"):

@@ -52,6 +52,7 @@ def ingest_telemetry(process: IngestProcess, receiver: JetStreamReceiver) -> Tel
         yield Figure("ingest_bad_messages", "Messages that were not sound, and were deleted", "counter", bad)
         refused = {edge: float(count) for edge, count in receiver.refused.copy().items()}
         yield Figure("ingest_refused", "Times that the run took nothing of an edge; it stays", "counter", refused)
-        yield Figure("ingest_connected", "Whether the broker is reached", "gauge", float(not receiver.trouble))
+        connected = float(receiver.ready.is_set() and not receiver.trouble)
+        yield Figure("ingest_connected", "Whether the broker is reached", "gauge", connected)
 
     return Telemetry(figures, lambda: [receiver.trouble] if receiver.trouble else [])

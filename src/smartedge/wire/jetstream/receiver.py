@@ -110,7 +110,7 @@ class JetStreamReceiver:
         self._where = f"broker {address.location}"
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="ingest")
         self._stopping = asyncio.Event()
-        self._ready = threading.Event()
+        self.ready = threading.Event()  # the broker was reached, and its streams are there
         self.bad: Counter[str] = Counter()  # edge -> messages that were not sound, and were deleted
         self.refused: Counter[str] = Counter()  # edge -> times that it was refused
         self.trouble = ""  # why nothing can be taken now
@@ -121,12 +121,8 @@ class JetStreamReceiver:
         self._running: Any = None
 
     def start(self) -> None:
-        """Begin to take frames. Returns at once; :meth:`wait_ready` waits for the broker."""
+        """Begin to take frames; returns at once. :attr:`ready` is set when the broker was reached."""
         self._running = self._loop.start(self._run())
-
-    def wait_ready(self, timeout_s: float | None = None) -> bool:
-        """Whether the broker was reached, and its streams are there; waits for that."""
-        return self._ready.wait(timeout_s)
 
     def raise_failure(self) -> None:
         """Raise what ended the receiver for good."""
@@ -182,7 +178,7 @@ class JetStreamReceiver:
         try:
             jetstream = client.jetstream(timeout=_PATIENCE_S)
             await self._unless({lost, stopping}, make_streams(jetstream, self._address))
-            self._ready.set()
+            self.ready.set()
             self.trouble = ""
             while not lost.done() and not stopping.done():
                 await self._unless({lost, stopping}, self._assign(client, jetstream, edges))

@@ -104,7 +104,7 @@ def taking(
     receiver = JetStreamReceiver(handler, address, which or Stores(handler), **{"timing": TIMING, **options})
     receiver.start()
     try:
-        assert receiver.wait_ready(60)
+        assert receiver.ready.wait(60)
         yield receiver
     finally:
         receiver.close()
@@ -489,8 +489,8 @@ def test_a_stream_that_would_lose_frames_is_refused(address: Address, changes: d
     receiver = JetStreamReceiver(handler, address, Stores(handler), timing=TIMING)
     receiver.start()
     try:
-        assert handler.has(lambda: receiver.wait_ready(0) or "would lose frames" in receiver.trouble)
-        assert receiver.wait_ready(0) == (not changes)
+        assert handler.has(lambda: receiver.ready.is_set() or "would lose frames" in receiver.trouble)
+        assert receiver.ready.is_set() == (not changes)
         assert said in receiver.trouble and ";" not in receiver.trouble
     finally:
         receiver.close()
