@@ -38,11 +38,11 @@ TESTS = {
     "config": ["tests/unit/test_config.py", "tests/unit/test_training.py", "tests/unit/cli/test_init.py"],
     "runs": ["tests/unit/runs", "tests/unit/test_logs.py"],
     "launch": ["tests/unit/launch", "tests/unit/test_training.py", "tests/unit/fleet/test_who_may_send.py"],
-    "lab/judging": ["tests/unit/lab/judging", "tests/unit/lab/report/test_privacy.py"],
+    "lab/plan": ["tests/unit/lab/plan", "tests/unit/cli/test_init.py"],
     "top": [f"tests/unit/test_{name}.py" for name in TOP],
 }
 OF_THEIR_FOLDER = ("fleet", "inference", "fronts", "data", "images", "models", "artifacts")
-OF_THE_LAB = ("lab/audit", "lab/plan", "lab/report")
+OF_THE_LAB = ("lab/audit", "lab/judging", "lab/report")
 TESTS |= {package: [f"tests/unit/{package}"] for package in (*OF_THEIR_FOLDER, *OF_THE_LAB)}
 # Measured where none is named: the way of an image from the edge to the back, in an hour at most.
 USUAL = ("privacy", "codec", "wire", "framelog", "cloud", "edge", "methods")

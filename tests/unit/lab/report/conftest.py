@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from audit_example import RUN, noise_test
+from audit_example import RUN, attribute, noise_test, privacy_block
 from safetensors.numpy import save_file
 
 from smartedge.metrics import evaluate
@@ -150,64 +149,6 @@ def write_run(
     )
     (directory / "config.yaml").write_text(f"method: {method}\nepochs: {epochs}\nmodel:\n  name: resnet18\n")
     return directory
-
-
-def privacy_block(**changes: Any) -> dict[str, Any]:
-    """The block ``privacy`` of results.json, of a Gaussian release with ε = 4 (docs/results-schema.md)."""
-    block = {
-        "mechanism": "gaussian",
-        "granularity": "vector",
-        "epsilon": 4.0,
-        "delta": 1e-5,
-        "epsilon_total": 4.0,
-        "delta_total": 1e-5,
-        "releases_max": 1,
-        "epsilon_budget": 4.0,
-        "delta_budget": 1e-5,
-        "vector_epsilon": 4.0,
-        "vector_epsilon_total": 4.0,
-        "clip": 11.3,
-        "sigma": 24.6,
-        "codewords": None,
-        "subset": None,
-        "labels": "clear",
-        "label_epsilon": None,
-        "epsilon_with_label": None,
-        "apply_to": "always",
-        "attribute_bound": (math.exp(4) + 1e-5) / (1 + math.exp(4)),
-        "tight_attribute_bound": 0.677,
-        "sampling_delta": 0.0,
-        "randomised_response_baseline": 0.913,
-    }
-    return {**block, **changes}
-
-
-def attribute(best: float, *, floor: float = 0.645, undefended: float | None = 0.928, **changes: Any) -> dict[str, Any]:
-    """An attribute of audit.json whose best attacker is ``deep`` with ``best``."""
-
-    def figures(value: float, attack: str | None = None) -> dict[str, Any]:
-        low, high = value - 0.021, value + 0.021
-        found = {"balanced_accuracy": value, "auroc": min(1.0, value + 0.04), "ci95": [low, high], "images": 2000}
-        found |= {"val_balanced_accuracy": value, "base_rate": 0.6}
-        return {**found, "attack": attack} if attack else found
-
-    others = {"linear": best - 0.061, "trees": best - 0.037, "mlp": best - 0.02, "deep": best}
-    kind = {"rate": 1e-3, "seed": 0, "tried": 2}
-    block = {
-        "best": figures(best, "deep"),
-        "by_validation": figures(best - 0.004, "mlp"),
-        "training_image": None,
-        "attacks": {name: {**figures(value), **kind} for name, value in others.items()},
-        "undefended": figures(undefended, "deep") if undefended else None,
-        "floor": figures(floor, "table"),
-        "prediction_floor": figures(floor - 0.006, "table"),
-        "chance": 0.5,
-        "dp_bound": None,
-        "classes": ["no", "yes"],
-        "desired": False,
-        "sensitive": True,
-    }
-    return {**block, **changes}
 
 
 def reconstructed(psnr: float, sensitive: float) -> dict[str, Any]:
