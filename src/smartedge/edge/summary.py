@@ -137,7 +137,7 @@ def privacy_summary(gate: Gate, *, front: Literal["trained", "frozen", "given"] 
     """
     mechanism, budget = gate.mechanism, gate.ledger.budget
     balance = gate.ledger.balance()
-    worst = balance.worst("train" if gate.training_only else None)
+    worst = balance.spent_most
     total = worst.epsilon if worst else 0.0
     # An element's ε protects one number. The whole map has the sum over its numbers, since Laplace noise is pure ε.
     element = mechanism.event.granularity == "element"

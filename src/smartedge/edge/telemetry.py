@@ -36,7 +36,7 @@ class _Budget:
         if time.monotonic() - self._read_at > _EVERY_S:
             self._read_at = time.monotonic()
             try:
-                worst = read_balance(self._ledger.path).worst()
+                worst = read_balance(self._ledger.path).spent_most
             except PrivacyError:
                 self._left = None
             else:

@@ -83,6 +83,11 @@ class Balance:
         chosen = [group for group in self.groups if split in (None, group.split)]
         return max(chosen, key=lambda group: (group.epsilon, group.releases), default=None)
 
+    @property
+    def spent_most(self) -> ImageGroup | None:
+        """The worst group of the images that have a budget: all, or the training images alone (``dp.apply_to``)."""
+        return self.worst("train" if self.policy.get("apply_to") == "training" else None)
+
     def quantile(self, share: float, split: str) -> float:
         """The smallest ε that a share ``share`` of the split's images does not exceed."""
         chosen = sorted((group for group in self.groups if group.split == split), key=lambda group: group.epsilon)

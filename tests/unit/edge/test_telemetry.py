@@ -33,9 +33,10 @@ NOISE = Gaussian((2, 2, 2), 1.0, 5.0, 1e-5)
 def make_sender(tmp_path: Path) -> Callable[..., Sender]:
     """``make_sender(mechanism, epsilon)``: of an edge with a spool, whose cloud is not there yet."""
 
-    def make(mechanism: Mechanism = NOISE, epsilon: float = math.inf) -> Sender:
+    def make(mechanism: Mechanism = NOISE, epsilon: float = math.inf, apply_to: str = "always") -> Sender:
         path, budget = tmp_path / "ledger.sqlite", Budget(epsilon, 1e-5)
-        ledger = Ledger(path, "run", policy=mechanism.policy(), budget=budget, existing=False)
+        policy = {**mechanism.policy(), "apply_to": apply_to}
+        ledger = Ledger(path, "run", policy=policy, budget=budget, existing=False)
         link = MemoryLink(StoreHandler(FeatureLog(tmp_path / "store")))
         spool = Spool(tmp_path / "spool", max_bytes=2**20, when_full="wait", waiting=lambda why: None)
         spool.begin(0, spooled=True)
@@ -50,7 +51,7 @@ def make_sender(tmp_path: Path) -> Callable[..., Sender]:
                 Noise(bytes(32)),
                 task=None,
                 label_epsilon=None,
-                training_only=False,
+                training_only=apply_to == "training",
                 front_is_final=True,
             ),
             next_seq=0,
@@ -91,6 +92,16 @@ def test_the_budget_that_is_left_is_that_of_the_image_that_spent_most(make_sende
     assert told(asked)["edge_budget_left_epsilon"] == 8.0, "the ledger is read once a minute"
     now += 0.1
     assert told(asked)["edge_budget_left_epsilon"] == pytest.approx(8 - spent)
+
+
+@pytest.mark.parametrize("apply_to", ["always", "training"])
+def test_the_budget_that_is_left_is_of_the_images_that_have_one(make_sender, apply_to: str) -> None:
+    """The test image spent more. Where its split goes without noise, it has no budget."""
+    sender = make_sender(epsilon=8.0, apply_to=apply_to)
+    for seq, split in enumerate(("train", "test", "test")):
+        sender.gate.release(np.arange(1), np.full((1, 2, 2, 2), seq / 9, np.float32), np.zeros(1), split=split, seq=seq)
+    spent = sender.gate.ledger.balance().worst("train" if apply_to == "training" else "test").epsilon
+    assert told(edge_telemetry(sender))["edge_budget_left_epsilon"] == pytest.approx(8 - spent)
 
 
 @pytest.mark.parametrize("made", [(Unprotected((2, 2, 2)),), (Laplace((2, 2, 2), 1.0, 4.0, "element"), 8.0)])

@@ -253,3 +253,4 @@ def test_many_edges_are_added_with_one_write_of_the_register_and_of_the_keys(
     assert [open_bundle(file).edge for file in files] == names
     keys = SimplexKeys.read(fleet.folder / "simplex.json").keys
     assert {name: open_bundle(file).simplex_key for name, file in zip(names, files, strict=True)} == keys
+    assert len(set(keys.values())) == 20, "each edge has a key of its own"

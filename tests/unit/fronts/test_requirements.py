@@ -140,6 +140,15 @@ def test_a_certificate_of_little_confidence_meets_nothing() -> None:
     Requirement.parse("certificate<=70%").check(manifest(certificate=certified(confidence=0.99)), labels_sent=False)
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"), [({"confidence": 0.94}, "less than 95% confidence"), ({"label_known": False}, "sends it")]
+)
+def test_one_column_that_is_certified_less_well_is_enough_for_a_refusal(changed: dict[str, Any], told: str) -> None:
+    both = {**certified(), "Young": certified(**changed)["Male"]}
+    with pytest.raises(FrontError, match=told):
+        Requirement.parse("certificate<=70%").check(manifest(certificate=both), labels_sent=True)
+
+
 def test_noise_on_training_images_alone_meets_nothing() -> None:
     """Images of a camera, validation and test images would be released without noise."""
     plain = manifest(settings={"dp": {"apply_to": "training"}}, certificate=certified())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -11,7 +13,7 @@ from audit_example import JUDGED, attribute_block, example_audit
 from torch import Tensor, nn
 
 from smartedge.artifacts.attacks import KindFigures
-from smartedge.artifacts.front import AuditReach
+from smartedge.artifacts.front import AuditReach, CertifiedAttribute
 from smartedge.config import load_config
 from smartedge.errors import FrontError
 from smartedge.inference import exporting
@@ -81,3 +83,18 @@ def test_a_front_says_which_attackers_finished_and_which_columns_were_left_out()
     assert exporting._reach(audit) == AuditReach(learned_from=8000, judged_on=2000, images_seen=None, left_out=2)
     assert exporting._left_out(config, {"masculine", "hat", "glasses"}) == 0
     assert exporting._attacked(None) is None and exporting._reach(None) is None
+
+
+def test_a_bundle_says_which_certified_column_is_the_desired_one() -> None:
+    """The desired label is to be read: what is certified about it bounds no attack on what is hidden."""
+    bounds = {
+        "smile": SimpleNamespace(bound=0.9, label_known=False),
+        "hat": SimpleNamespace(bound=0.6, label_known=True),
+    }
+    certificate = SimpleNamespace(attributes=bounds, confidence=0.99, releases=3)
+    run = SimpleNamespace(task=SimpleNamespace(columns=("smile",)))
+    facts = {"confidence": 0.99, "releases": 3}
+    assert exporting._certified(certificate, run) == {
+        "smile": CertifiedAttribute(desired=True, bound=0.9, label_known=False, **facts),
+        "hat": CertifiedAttribute(desired=False, bound=0.6, label_known=True, **facts),
+    }

@@ -125,6 +125,19 @@ def test_an_older_ledger_that_is_written_into_the_file_is_refused(tmp_path):
     opened(path, epsilon=1.0, existing=True).close()
 
 
+def test_a_release_that_the_disk_did_not_take_is_not_noted(tmp_path):
+    """Else the ledger would seem to have lost a frame, and would never open again."""
+    path = tmp_path / "l"
+    with opened(path) as ledger:
+        ledger.debit("train", IDS, HALF, seq=0, nonce=nonce(0))
+        noted = frames_noted(path)
+        with closing(sqlite3.connect(path, isolation_level=None)) as db:
+            db.execute("CREATE TRIGGER full BEFORE UPDATE ON facts BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+        with pytest.raises(PrivacyError, match="disk full"):
+            ledger.debit("train", IDS, HALF, seq=1, nonce=nonce(1), label_event=HALF)
+        assert frames_noted(path) == noted and not ledger.holds(2)
+
+
 @pytest.mark.parametrize("copy", [shutil.copyfile, shutil.copy2], ids=["plain", "with attributes"])
 def test_an_older_ledger_in_the_place_of_the_removed_one_is_refused(tmp_path, copy):
     """As a backup is put back. ext4 gives the new file the inode number of the removed one."""

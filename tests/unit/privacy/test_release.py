@@ -112,6 +112,9 @@ def test_different_features_under_the_same_number_are_another_release(make_gate)
     moved = gate.release(IDS, FEATURES + 0.25, LABELS, split="train", seq=0).features_BF
     assert gate.ledger.releases("train") == 2
     assert not np.allclose(moved - first, 0.25, atol=0.05), "the noise is fresh"
+    others = gate.release(IDS + 2, FEATURES, LABELS, split="train", seq=0).features_BF
+    assert sum(group.images for group in gate.ledger.balance().groups) == 4, "other images, which have such features"
+    assert not np.allclose(others, first, atol=0.05)
 
 
 def test_a_refusal_comes_before_any_noise_is_drawn(make_gate):
@@ -219,9 +222,14 @@ def test_an_image_that_is_asked_again_needs_no_budget_and_a_new_one_beside_it_ha
     both = gate.release(IDS.astype(np.int32), FEATURES, LABELS, split="infer", seq=None)
     assert np.array_equal(both.features_BF[0], first.features_BF[0]), "ids of another dtype are the same images"
     assert both.ids.dtype == np.int64
-    elsewhere = gate.release(IDS, FEATURES[::-1].copy(), LABELS, split="val", seq=7).features_BF
-    assert not np.array_equal(elsewhere[1], first.features_BF[0]), "another image of another split, the same features"
+    elsewhere = gate.release(IDS, FEATURES, LABELS, split="val", seq=7).features_BF
+    assert not np.array_equal(elsewhere[0], first.features_BF[0]), "the same number and features in another split"
     assert gate.ledger.releases("infer") == gate.ledger.releases("val") == 1
+    one, other = (
+        gate.release(IDS[[image]], FEATURES[:1], LABELS[:1], split="test", seq=8).features_BF for image in (1, 0)
+    )
+    assert not np.array_equal(one, other), "another image of the split, the same features"
+    assert sum(group.images for group in gate.ledger.balance().groups if group.split == "test") == 2
     with pytest.raises(PrivacyError, match="image 1 of split 'infer'"):
         gate.release(IDS, np.stack([FEATURES[0], FEATURES[1] / 2]), LABELS, split="infer", seq=None)
 

@@ -265,7 +265,7 @@ class _SpentBudget:
         self._path, begun = path, time.monotonic()
         try:
             balance = read_balance(path)
-            worst = balance.worst()
+            worst = balance.spent_most
         except (SmartEdgeError, ImportError):  # there is none, or it is being made
             self._known = None
         else:

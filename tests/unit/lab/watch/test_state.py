@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from smartedge.metrics import rounded_up
 from smartedge.privacy.mechanisms import make_mechanism
 from smartedge.runs.progress import Quiet, Update
 from smartedge.runs.progress_file import ProgressFile
+from smartedge.types import ReleaseEvent
 
 
 def write(run: Path, side: str, **changes: object) -> None:
@@ -101,9 +103,12 @@ def test_privacy_spent_is_what_the_ledger_says(running, name):
 
     numbers, given = (4, {"granularity": "element"}) if name == "laplace" else (1, {})
     mechanism = make_mechanism(name, feature_shape=(4,), clip=1.0, sigma=4.0, **given)
+    policy = {**mechanism.policy(), "apply_to": "training"}
     path = running / "edge" / "ledger.sqlite"
-    with Ledger(path, run="r", policy=mechanism.policy(), budget=Budget(8.0, 1e-5), existing=False) as ledger:
+    with Ledger(path, run="r", policy=policy, budget=Budget(8.0, 1e-5), existing=False) as ledger:
         ledger.debit("train", np.array([1, 2]), mechanism.event, seq=0, nonce=b"n")
+        if name == "gaussian":
+            ledger.debit("val", np.array([1]), ReleaseEvent("none", math.inf), seq=1, nonce=b"m", exempt=True)
     spent = RunReader(running).state().spent
     assert (spent.mechanism, spent.budget, spent.releases) == (name, 8.0, 1)
     assert spent.epsilon == rounded_up(mechanism.epsilon, 3) > mechanism.epsilon

@@ -7,8 +7,10 @@ from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.bounds import binomial_bound, bounded_differences
 from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.certificate.posterior import posterior_attack
+from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import make_mechanism
+from smartedge.runs.progress import Quiet
 
 NAMES = ("no", "yes")
 
@@ -60,6 +62,18 @@ def test_one_number_needs_no_draws_and_several_releases_tell_more() -> None:
     assert single.draws == 0 and single.draws_error == 0
     several = _certify(_law(numbers=1, releases=4), features[:, :1], classes, NAMES, draws=5_000)
     assert several.plug_in > single.plug_in + 0.02
+
+
+def test_a_certificate_is_about_all_the_releases_that_it_states() -> None:
+    features, classes = _images(300, 0.3, 1)
+    mechanism = make_mechanism("gaussian", feature_shape=(1,), sigma=0.4, bottleneck=True)
+    held = {"male": HeldOut(features[:, :1], classes, NAMES)}
+    for releases in (1, 4):
+        statement = Statement(0.9, releases, False, ("test",), None, False)
+        found = certificate_of(mechanism, held, statement, seed=3, monitor=Quiet(), draws=2_000)
+        law = release_law(mechanism, releases)
+        wanted = certify_attribute(law, held["male"], confidence=0.9, seed=3, draws=2_000)
+        assert (found.releases, found.confidence, found.attributes["male"]) == (releases, 0.9, wanted)
 
 
 def test_what_the_label_tells_is_stated_and_added_only_where_it_is_known() -> None:
