@@ -185,6 +185,34 @@ def test_a_run_directory_that_is_gone_is_made_again(made, tmp_path):
     assert made.trained[2:] == ["adversary.weight=1,seed=0"]
 
 
+@pytest.mark.parametrize("content", ["{", '{"schema_version": 99}', ""])
+def test_results_that_cannot_be_read_are_made_again(made, tmp_path, content):
+    go(tmp_path, "adversary.weight=0,1")
+    (tmp_path / "runs" / "adversary.weight=1,seed=0" / "results.json").write_text(content)
+    found = go(tmp_path, "adversary.weight=0,1")
+    assert made.trained[2:] == made.resumed == ["adversary.weight=1,seed=0"]
+    assert [row.runs for row in found.rows] == [1, 1]
+
+
+def test_a_folder_whose_settings_cannot_be_read_is_named(made, tmp_path):
+    go(tmp_path, "adversary.weight=0,1")
+    (tmp_path / "runs" / "adversary.weight=1,seed=0" / "config.yaml").write_text("epochs: [")
+    with pytest.raises(RunError, match=r"weight=1,seed=0: holds a run whose settings cannot be read .*; remove it"):
+        go(tmp_path, "adversary.weight=0,1")
+
+
+def test_one_sweep_at_a_time_works_on_a_folder(made, tmp_path):
+    def another(config: Config) -> bool:
+        with pytest.raises(RunError, match="another sweep works on this folder"):
+            go(tmp_path, "adversary.weight=5")
+        return False
+
+    made.fails = another
+    assert {point.state for point in go(tmp_path, "adversary.weight=0,1").points} == {"done"}
+    assert len(made.trained) == 2
+    go(tmp_path, "adversary.weight=5")
+
+
 def test_another_runs_figures_are_never_taken(made, tmp_path):
     go(tmp_path, "adversary.weight=0,1")
     with pytest.raises(RunError, match="holds a run with other settings"):
@@ -201,6 +229,10 @@ def test_wrong_settings_are_told_before_anything_starts(made, tmp_path):
         go(tmp_path, "adversary.wieght=0,1")
     with pytest.raises(ConfigError, match="needs a setting to vary"):
         go(tmp_path)
+    with pytest.raises(ConfigError, match=r"weight=2\.0,seed=0: has the same settings as adversary\.weight=2,seed=0"):
+        go(tmp_path, "adversary.weight=2,2.0,3")
+    with pytest.raises(ConfigError, match="same settings"):
+        go(tmp_path, "model.bottleneck=8x4x4,[8,4,4]", "hardware.threads=1,2")
     with pytest.raises(ConfigError, match="same folder"):
         go(tmp_path, 'model.name="a b",a-b')
     with pytest.raises(ConfigError, match=r"data\.sensitive"):

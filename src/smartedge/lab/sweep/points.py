@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.results import Results
@@ -21,6 +21,8 @@ __all__ = ["Point", "check_folder", "folder_of", "grid_points", "parse_axes", "t
 
 # An undefended front ignores these settings. Points that differ only in them share one undefended run.
 _PROTECTION = ("adversary.", "dp.", "model.bottleneck", "model.codebook", "train.distill.")
+
+_File = TypeVar("_File", Results, Audit)
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,12 @@ class Point:
         return Point(kept, self.seed, load_config(undefended_config(self.config), {"run_dir": str(folder)}))
 
     def results(self) -> Results | None:
-        """The run's results; None where it has not finished."""
-        return Results.read_if_there(self.folder / "results.json")
+        """The run's results; None where it has not finished, or this program can read none: they are then made anew."""
+        return _readable(Results, self.folder / "results.json")
 
     def audit(self) -> Audit | None:
         """The run's audit; None where this program can read none. The sweep then makes a new one."""
-        try:
-            return Audit.read_if_there(self.folder / "audit" / "audit.json")
-        except RunError:
-            return None
+        return _readable(Audit, self.folder / "audit" / "audit.json")
 
     def is_audited(self, budget: float | None) -> bool:
         """Whether every sensitive column was attacked, with at least this time budget in seconds (None: no limit)."""
@@ -64,6 +63,13 @@ class Point:
         had, wanted = (math.inf if seconds is None else seconds for seconds in (effort.budget_seconds, budget))
         blocks = (audit.attributes.get(name) for name in self.config.data.sensitive)
         return had >= wanted and all(block is not None and block.best is not None for block in blocks)
+
+
+def _readable(kind: type[_File], path: Path) -> _File | None:
+    try:
+        return kind.read_if_there(path)
+    except RunError:
+        return None
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -103,14 +109,16 @@ def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence
     Points of one seed stand together: a sweep that is stopped early has then run every setting with the first seed.
 
     Raises:
-        ConfigError: some settings do not go together; the message names every such point.
+        ConfigError: some settings do not go together, or two points have the same; the message names every such point.
     """
-    points, problems = [], []
+    points, problems = list[Point](), list[str]()
     folders: set[Path] = set()
+    alike: dict[str, str] = {}  # settings, all but the folder → name of the first point that has them
     for seed in seeds:
         for values in itertools.product(*axes.values()):
             settings = dict(zip(axes, map(text_of, values), strict=True))
-            folder = root / "runs" / name_of(settings, seed)
+            name = name_of(settings, seed)
+            folder = root / "runs" / name
             folders.add(folder)
             changes: dict[str, Any] = {"seed": seed, "run_dir": str(folder)}
             for key, value in zip(axes, values, strict=True):
@@ -120,9 +128,14 @@ def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence
                     place = place.setdefault(parent, {})
                 place[leaf] = value
             try:
-                points.append(Point(settings, seed, load_config(base, changes)))
+                point = Point(settings, seed, load_config(base, changes))
             except ConfigError as error:
-                problems.append(f"{name_of(settings, seed)}: {error}")
+                problems.append(f"{name}: {error}")
+                continue
+            points.append(point)
+            first = alike.setdefault(point.config.model_dump_json(exclude={"run_dir"}), name)
+            if first != name:
+                problems.append(f"{name}: has the same settings as {first}; leave one of the two values out")
     if problems:
         raise ConfigError("nothing was started, because these points cannot be run:\n" + "\n".join(problems))
     if len(folders) < len(points):
@@ -131,14 +144,18 @@ def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence
 
 
 def check_folder(point: Point) -> None:
-    """Refuse a folder that holds a run with other settings.
+    """Refuse a folder that holds a run with other settings, or with settings that cannot be read.
 
     Raises:
         RunError: the folder holds such a run.
     """
-    file = point.folder / "config.yaml"
-    if file.exists() and load_config(file).identity() != point.config.identity():
-        raise RunError(f"{point.folder}: holds a run with other settings; remove it, or choose another --out")
+    file, advice = point.folder / "config.yaml", "remove it, or choose another --out"
+    try:
+        known = not file.exists() or load_config(file).identity() == point.config.identity()
+    except ConfigError as error:
+        raise RunError(f"{point.folder}: holds a run whose settings cannot be read ({error}); {advice}") from error
+    if not known:
+        raise RunError(f"{point.folder}: holds a run with other settings; {advice}")
 
 
 def name_of(settings: Mapping[str, str], seed: int) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
 from smartedge.artifacts.sweep import Sweep, SweepAxis, SweepPoint
+from smartedge.cloud.store.lock import Lock
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import private_folder
 from smartedge.lab.sweep.figures import point_entry, rows_of, undefended_entry, write_csv
 from smartedge.lab.sweep.points import Point, check_folder, folder_of, grid_points, text_of
 from smartedge.launch.run_folder import name_of
@@ -56,7 +57,7 @@ def sweep(
 
     Raises:
         ConfigError: a point's settings are wrong; nothing is started.
-        RunError: a folder of the sweep holds a run with other settings.
+        RunError: a folder of the sweep holds a run with other settings, or another sweep works on the sweep's folder.
         KeyboardInterrupt: the sweep was stopped; the same call continues it.
     """
     base = load_config(config, overrides).without_auto()
@@ -69,10 +70,11 @@ def sweep(
     for point in points:
         check_folder(point)
     work = _Work(base, points, axes, root, audit_seconds=audit_seconds, single_process=single_process, monitor=monitor)
-    found = work.write()
-    for point in points:
-        work.make(point)
+    with closing(Lock(root / "lock", "another sweep works on this folder; wait for it, or choose another --out")):
         found = work.write()
+        for point in points:
+            work.make(point)
+            found = work.write()
     return found
 
 
@@ -99,7 +101,6 @@ class _Work:
         self.single_process = single_process
         self.monitor = monitor
         self.errors: dict[Path, str] = {}
-        private_folder(root)
 
     def make(self, point: Point) -> None:
         """Train and audit one point where that has not been done. Where it fails, its error is kept."""
@@ -135,7 +136,7 @@ class _Work:
 
     def _train(self, point: Point) -> None:
         check_folder(point)
-        if (point.folder / "results.json").exists():
+        if point.results() is not None:
             return
         monitor = self.monitor()
         monitor.update(Update("sweep", "run", text=str(point.folder)))
@@ -167,7 +168,7 @@ class _Work:
             raise RunError(f"{point.folder}: the audit had no time to attack every sensitive column; give it more")
 
     def _done(self, point: Point) -> bool:
-        return (point.folder / "results.json").exists() and (not self.audit or point.is_audited(self.budget))
+        return point.results() is not None and (not self.audit or point.is_audited(self.budget))
 
     def _entry(self, point: Point) -> SweepPoint:
         error = self.errors.get(point.folder)
