@@ -35,7 +35,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +44,12 @@ from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case
 from shaping import LONG_QUOTA_US, SHORT_QUOTA_US, Lab, why_not
 from share_of_core import at_share
 
+from smartedge.artifacts.plan import Choice, Job, Link, Prediction
 from smartedge.artifacts.profile import Profile
 from smartedge.config import load_config
 from smartedge.lab.plan.cost import predict
-from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
-from smartedge.lab.plan.links import Link, parse_link
+from smartedge.lab.plan.job import Setting, job_of
+from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.profile import load_profile
 from smartedge.lab.plan.search import Constraints, Plan, describe, make_plan
 
@@ -71,7 +72,8 @@ class World:
     def link(self, rate: str) -> Link:
         link = parse_link(f"{rate},0ms")
         assert link.up_mbits is not None and link.down_mbits is not None
-        return replace(link, up_mbits=link.up_mbits / self.dilation, down_mbits=link.down_mbits / self.dilation)
+        slower = {"up_mbits": link.up_mbits / self.dilation, "down_mbits": link.down_mbits / self.dilation}
+        return link.model_copy(update=slower)
 
 
 WORLDS = {
@@ -175,21 +177,21 @@ def setting_of(case: Case, world: World, rate: str) -> Setting:
     return Setting(at_share(core, world.edge), at_share(core, world.cloud), world.link(rate))
 
 
-def job_of(case: Case, setting: Setting, epochs: int) -> Job:
-    return Job.of(load_config(case.config, {"epochs": epochs}), dict(IMAGES), setting.edge.outputs)  # type: ignore[arg-type]
+def job_in(case: Case, setting: Setting, epochs: int) -> Job:
+    return job_of(load_config(case.config, {"epochs": epochs}), dict(IMAGES), setting.edge.outputs)  # type: ignore[arg-type]
 
 
 def plan_of(case: Case, world: World, rate: str) -> Plan:
     """What the planner says of that world."""
     setting = setting_of(case, world, rate)
-    return make_plan(case.config, job_of(case, setting, EPOCHS["planned"]), setting, Constraints())
+    return make_plan(case.config, job_in(case, setting, EPOCHS["planned"]), setting, Constraints())
 
 
 def prediction_of(each: dict[str, Any]) -> Prediction:
     """What the planner says of a run that was made."""
     case = CASES[each["case"]["name"]]
     setting = setting_of(case, WORLDS[each["world"]["name"]], each["rate"])
-    return predict(Choice(**each["choice"]), job_of(case, setting, each["epochs"]), setting)
+    return predict(Choice(**each["choice"]), job_in(case, setting, each["epochs"]), setting)
 
 
 def predictions(case: Case, plan: Plan) -> dict[str, Prediction]:
@@ -199,7 +201,7 @@ def predictions(case: Case, plan: Plan) -> dict[str, Prediction]:
     choices = {"planned": planned.choice, "split": split.choice}
     choices |= {"upload once": UPLOAD_ONCE, "upload": UPLOAD, "on the edge": ON_EDGE}
     return {
-        role: predict(choice, job_of(case, plan.setting, EPOCHS[role]), plan.setting)
+        role: predict(choice, job_in(case, plan.setting, EPOCHS[role]), plan.setting)
         for role, choice in choices.items()
     }
 
@@ -231,7 +233,7 @@ def measure(case: Case, name: str, rate: str, roles: list[str], work: Path, *, a
                 "world": {"name": name, **asdict(world)},
                 "rate": rate,
                 "role": role,
-                "choice": asdict(predicted[role].choice),
+                "choice": predicted[role].choice.model_dump(),
                 "epochs": EPOCHS[role],
                 "lab": facts,
                 "throttled": stood,
@@ -284,7 +286,7 @@ def measured_row(found: dict[str, Any], case: str, world: str, rate: str, role: 
     used = each["throttled"]["edge"]
     predicted = prediction_of(each).seconds_per_epoch
     if upload is None:  # bound by the link, so the planner knows it
-        compared = prediction_of({**each, "epochs": EPOCHS["upload"], "choice": asdict(UPLOAD)}).seconds_per_epoch
+        compared = prediction_of({**each, "epochs": EPOCHS["upload"], "choice": UPLOAD.model_dump()}).seconds_per_epoch
     else:
         compared = upload["measured"]["seconds_per_epoch"]
     saved = f"{100 * (1 - wall / compared):.0f}{'' if upload else ' (of the predicted)'}"

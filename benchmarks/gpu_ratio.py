@@ -38,9 +38,10 @@ from common import HERE, keep_result, show_table
 from device_ratio import ROLES
 from shaped_link import CASES, IMAGES, ON_EDGE, RATES, UPLOAD, UPLOAD_ONCE, Case, who_waits
 
+from smartedge.artifacts.plan import Choice, Prediction
 from smartedge.config import load_config
 from smartedge.lab.plan.cost import predict
-from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
+from smartedge.lab.plan.job import Setting, job_of
 from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.profile import load_profile
 from smartedge.lab.plan.search import Constraints, describe, make_plan, written
@@ -116,14 +117,14 @@ def setting_of(results: Path, case: Case, rate: str) -> Setting:
 
 
 def prediction_of(case: Case, choice: Choice, epochs: int, setting: Setting) -> Prediction:
-    job = Job.of(load_config(case.config, {"epochs": epochs}), dict(IMAGES), setting.edge.outputs)  # type: ignore[arg-type]
+    job = job_of(load_config(case.config, {"epochs": epochs}), dict(IMAGES), setting.edge.outputs)  # type: ignore[arg-type]
     return predict(choice, job, setting)
 
 
 def choices_of(case: Case, setting: Setting) -> tuple[dict[str, Choice], Choice]:
     """Role → choice, and what the planner would choose of all."""
     config = load_config(case.config, {"epochs": EPOCHS["planned"]})
-    job = Job.of(config, dict(IMAGES), setting.edge.outputs)  # type: ignore[arg-type]
+    job = job_of(config, dict(IMAGES), setting.edge.outputs)  # type: ignore[arg-type]
     plan = make_plan(case.config, job, setting, Constraints())
     planned, split = plan.best_of("hierarchical"), plan.best_of("split")
     assert planned is not None and split is not None and plan.best is not None
@@ -205,7 +206,7 @@ def measure(
         "case": asdict(case),
         "rate": rate,
         "role": role,
-        "choice": asdict(choice),
+        "choice": choice.model_dump(),
         "epochs": EPOCHS[role],
         "link": link,
         "edge": {"cores": 1, "ONEDNN_MAX_CPU_ISA": ISA},

@@ -33,14 +33,17 @@ from typing import Any
 from common import HERE, data_folder, keep_result, show_table
 from shaping import ADDRESS, Lab, why_not
 
+from smartedge.artifacts.plan import Choice, Prediction
 from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.lab.plan.cost import predict
-from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
+from smartedge.lab.plan.job import Setting, job_of
 from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.profile import load_profile
 from smartedge.lab.plan.published import load_device, scale
 from smartedge.lab.plan.search import Constraints, describe, make_plan, written
+from smartedge.methods.base import get_method
+from smartedge.methods.schedules import get_schedule
 from smartedge.training import collect
 
 RESULTS = HERE / "results" / "shaped-link"
@@ -51,9 +54,9 @@ EDGE_CAP = 0.5
 IMAGES = {"train": 320, "val": 40, "test": 40}
 EPOCHS = 2
 PORT = 8815
-UPLOAD = Choice("upload", "joint", None, "image")
-UPLOAD_ONCE = Choice("upload", "freeze-and-log", None, "jpeg")
-ON_EDGE = Choice("local", "joint", None, None)
+UPLOAD = Choice(method="upload", schedule="joint", cut=None, codec="image")
+UPLOAD_ONCE = Choice(method="upload", schedule="freeze-and-log", cut=None, codec="jpeg")
+ON_EDGE = Choice(method="local", schedule="joint", cut=None, codec=None)
 
 
 @dataclass(frozen=True)
@@ -120,13 +123,16 @@ def measure(case: Case, rates: tuple[str, ...] | list[str], work: Path) -> None:
     for rate in rates:
         link = parse_link(f"{rate},0ms")
         setting = Setting(edge, cloud, link)
-        job = Job.of(case.config, dict(IMAGES), edge.outputs)  # type: ignore[arg-type]
+        job = job_of(case.config, dict(IMAGES), edge.outputs)  # type: ignore[arg-type]
         plan = make_plan(case.config, job, setting, Constraints())
         chosen, split = plan.best_of("hierarchical"), plan.best_of("split")
         assert chosen is not None and split is not None and plan.best is not None
         wanted = {"planned": chosen.choice, "upload": UPLOAD, "upload once": UPLOAD_ONCE, "split": split.choice}
         if case.every_cut:
-            wanted |= {f"joint at {cut}": Choice("hierarchical", "joint", cut, "uint8") for cut in case.cuts}
+            wanted |= {
+                f"joint at {cut}": Choice(method="hierarchical", schedule="joint", cut=cut, codec="uint8")
+                for cut in case.cuts
+            }
         wanted |= {"on the edge": ON_EDGE}
         missing = {role: choice for role, choice in wanted.items() if not result_file(case, rate, role).exists()}
         if not missing:
@@ -200,8 +206,8 @@ def save(
         "case": asdict(case),
         "rate": rate,
         "role": role,
-        "choice": asdict(choice),
-        "planner_would_choose": asdict(first),
+        "choice": choice.model_dump(),
+        "planner_would_choose": first.model_dump(),
         "lab": facts,
         "measured": {key: results[key] for key in kept},
         "predicted": {
@@ -255,7 +261,7 @@ def compared(case: Case, rate: str, here: dict[str, dict[str, Any]]) -> dict[str
     rivals = {role: value for role, value in seconds.items() if role != "planned"}
     best = min(rivals, key=lambda role: rivals[role])
     first = Choice(**here["planned"]["planner_would_choose"])
-    role_of_first = next((role for role, each in here.items() if each["choice"] == asdict(first)), None)
+    role_of_first = next((role for role, each in here.items() if each["choice"] == first.model_dump()), None)
     fastest = min(seconds.values())
     over = "" if role_of_first is None else f"{100 * (seconds[role_of_first] / fastest - 1):.0f}"
     return {
@@ -274,7 +280,7 @@ def compared(case: Case, rate: str, here: dict[str, dict[str, Any]]) -> dict[str
 
 def who_waits(choice: Choice, stages: dict[str, float]) -> str:
     """In words, from the stage that is busy longest."""
-    if choice.how.answered or choice.when.once:
+    if get_method(choice.method).answered or get_schedule(choice.schedule).once:
         return "each for the other, in turn"
     longest = max(stages, key=lambda stage: stages[stage])
     return {"link": "both for the link", "cloud": "edge for cloud"}.get(longest, "cloud for edge")
@@ -288,7 +294,7 @@ def with_a_gpu(case: Case) -> dict[str, Any] | None:
     # Not load_profile: since they were measured, settings came that are off here, and that they do not name.
     edge, cloud = (Profile.read(file) for file in files.values())
     setting = Setting(edge, scale(cloud, load_device(GPU)), parse_link(f"{RATES[0]},0ms"))
-    job = Job.of(case.config, dict(IMAGES), edge.outputs)  # type: ignore[arg-type]
+    job = job_of(case.config, dict(IMAGES), edge.outputs)  # type: ignore[arg-type]
     chosen = make_plan(case.config, job, setting, Constraints()).best_of("hierarchical")
     assert chosen is not None
     upload = predict(UPLOAD, job, setting).seconds_per_epoch

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from smartedge.lab.plan.links import Link
+from smartedge.artifacts.plan import Link
 
 __all__ = ["ADDRESS", "LONG_QUOTA_US", "SHORT_QUOTA_US", "Lab", "why_not"]
 

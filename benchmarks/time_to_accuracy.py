@@ -31,7 +31,7 @@ import argparse
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,12 @@ import gpu_ratio
 import shaped_link
 from common import HERE, keep_result, show_table, train_in_own_process
 
+from smartedge.artifacts.plan import Choice
 from smartedge.config import load_config
-from smartedge.lab.plan.job import Choice
 from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.profile import load_profile
 from smartedge.lab.plan.search import describe, written
+from smartedge.methods.schedules import get_schedule
 
 RESULTS = HERE / "results" / "time-to-accuracy"
 CASE, WORLD = "resnet18-64", "19-slow"
@@ -78,7 +79,7 @@ class Way:
     def seconds_until(self, epochs: int, found: Seconds) -> float:
         """From the edge's first step to the end of that many epochs of the last head, on :data:`IMAGES` images."""
         scale = IMAGES / shaped_link.IMAGES["train"]
-        if self.choice.when.once:
+        if get_schedule(self.choice.schedule).once:
             cloud = found.stages["cloud"]
             return scale * (self.run_epochs * (found.epoch - cloud) + epochs * cloud)
         return scale * epochs * found.epoch
@@ -145,7 +146,7 @@ def with_computed(way: Way, up: float) -> list[Way]:
         sending = max(forward * edge + found.stages["encode"], on_link)
         return Seconds(front_epochs * edge + sending + found.stages["cloud"], found.stages)
 
-    frozen = replace(way.choice, schedule="freeze-and-log")
+    frozen = way.choice.model_copy(update={"schedule": "freeze-and-log"})
     first, published = (
         Way(way.link, role, frozen, 1, once(way.measured, epochs), once(way.predicted, epochs), FRONT_EPOCHS)
         for role, epochs in ((FRONT_FIRST, FRONT_EPOCHS), (PUBLISHED, 0))

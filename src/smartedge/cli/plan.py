@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.config import load_config
     from smartedge.errors import ConfigError
     from smartedge.lab.plan.draw import draw_plan
-    from smartedge.lab.plan.job import Job, Setting
+    from smartedge.lab.plan.job import Setting, job_of
     from smartedge.lab.plan.links import parse_link
     from smartedge.lab.plan.profile import check_place_of, only
     from smartedge.lab.plan.search import Constraints, as_file, explain, make_plan, parse_depth, written
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         max_bytes=_size("--max-bytes", args.max_bytes),
         min_depth=None if args.min_depth is None else parse_depth(args.min_depth, edge.all_cuts),
     )
-    job = Job.of(config, _images(args, config, counts), edge.outputs)
+    job = job_of(config, _images(args, config, counts), edge.outputs)
     setting = Setting(edge, cloud, link, same_machine=args.same_machine)
     plan = make_plan(config, job, setting, constraints, methods=methods, schedules=schedules)
     if args.json:

@@ -9,7 +9,7 @@ from device_ratio import WORLDS
 from shaped_link import who_waits
 from shaping import LONG_QUOTA_US, SHORT_QUOTA_US, _set_cap
 
-from smartedge.lab.plan.job import Choice
+from smartedge.artifacts.plan import Choice
 
 
 @pytest.mark.parametrize(("world", "ratio"), [("4", 4), ("4-slow", 4), ("19", 19), ("19-slow", 19)])
@@ -24,13 +24,19 @@ def test_shares_have_the_ratio_of_the_world(world: str, ratio: int) -> None:
 
 
 def test_who_waits_is_told_by_the_longest_stage() -> None:
-    ours = Choice("hierarchical", "joint", "layer1", "uint4")
+    ours = Choice(method="hierarchical", schedule="joint", cut="layer1", codec="uint4")
     stages = {"edge": 3.0, "encode": 0.1, "link": 1.0, "cloud": 2.0}
     assert who_waits(ours, stages) == "cloud for edge"
     assert who_waits(ours, stages | {"cloud": 4.0}) == "edge for cloud"
     assert who_waits(ours, stages | {"link": 4.0}) == "both for the link"
-    assert who_waits(Choice("upload", "freeze-and-log", None, "jpeg"), stages) == "each for the other, in turn"
-    assert who_waits(Choice("split", "joint", "layer1", "uint4"), stages) == "each for the other, in turn"
+    assert (
+        who_waits(Choice(method="upload", schedule="freeze-and-log", cut=None, codec="jpeg"), stages)
+        == "each for the other, in turn"
+    )
+    assert (
+        who_waits(Choice(method="split", schedule="joint", cut="layer1", codec="uint4"), stages)
+        == "each for the other, in turn"
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,15 @@ from math import prod
 
 import numpy as np
 
+from smartedge.artifacts.plan import Choice, Job, Prediction
 from smartedge.artifacts.profile import CodecFigures, Profile, Timing
 from smartedge.cloud.order.ahead import MOST_THREADS
 from smartedge.lab.plan.energy import edge_energy
-from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
+from smartedge.lab.plan.job import Setting
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
 from smartedge.lab.plan.pipeline import Pass, coarsen, departures, slowdowns
+from smartedge.methods.base import get_method
+from smartedge.methods.schedules import get_schedule
 from smartedge.types import SPLITS, SplitName
 
 __all__ = ["STAGES", "predict"]
@@ -53,7 +56,7 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     """
     slow = (1.0, 1.0)
     costs = _Costs(choice, job, setting, slow)
-    if setting.same_machine and choice.how.has_cloud and not choice.how.answered:
+    if setting.same_machine and costs.how.has_cloud and not costs.how.answered:
         for _ in range(20):  # a fixed point: the overlap of the sides depends on their speed, the speed on the overlap
             overlapping = costs.overlapping
             renewed = slowdowns(overlapping, setting.edge.slowdown)
@@ -80,6 +83,7 @@ class _Costs:
 
     def __init__(self, choice: Choice, job: Job, setting: Setting, slow: tuple[float, float]) -> None:
         self.choice, self.job, self.setting = choice, job, setting
+        self.how, self.when = get_method(choice.method), get_schedule(choice.schedule)
         self.edge, self.cloud, self.link = setting.edge, setting.cloud, setting.link
         self.slow_edge, self.slow_cloud = slow
         self.busy = _Busy()
@@ -130,21 +134,21 @@ class _Costs:
     # -- the methods
 
     def _run(self) -> float:
-        choice, job = self.choice, self.job
-        if not choice.how.has_cloud:
+        job = self.job
+        if not self.how.has_cloud:
             whole = self.edge.whole
             return self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.epochs, tested=True)
-        if choice.how.answered:
+        if self.how.answered:
             return self._split()
         cut = self.cut_edge
         seconds = 0.0
         if cut is not None and job.distill_epochs:
             whole = self.edge.whole
             seconds += self._edge_alone(whole.step, whole.forward, whole.state_bytes, job.distill_epochs, tested=False)
-        if cut is not None and choice.when.front_first:
+        if cut is not None and self.when.front_first:
             step, forward = cut.front_step, cut.front_forward
             seconds += self._edge_alone(step, forward, cut.front_state_bytes, job.front_epochs, tested=True)
-        if choice.when.once:
+        if self.when.once:
             return seconds + self._send_once() + self._cloud_alone()
         return seconds + self._stream()
 
@@ -259,7 +263,7 @@ class _Costs:
 
     def _frames(self, split: SplitName, *, learning: bool, cloud_learns: bool | None, first: bool = True) -> Pass:
         """The stages' work on each frame of one pass. ``cloud_learns``: None where the cloud only logs."""
-        choice, edge, cut = self.choice, self.edge, self.cut_edge
+        edge, cut = self.edge, self.cut_edge
         sizes = self.job.frames(split, learning=learning)
         count, stands_for = coarsen(len(sizes), _MOST_FRAMES)
         images = sum(sizes) / count
@@ -268,7 +272,7 @@ class _Costs:
         own, release = Timing(seconds=0.0, cpu_seconds=0.0, spread=0.0, first_seconds=0.0), edge.whole.release
         if cut is not None:
             release = cut.release
-            learns = learning and not choice.when.front_first
+            learns = learning and not self.when.front_first
             own = cut.front_step if learns else cut.front_forward
         step, forward, _ = self._cloud_steps()
         in_cloud = step if cloud_learns else forward
@@ -308,7 +312,7 @@ class _Costs:
         """The times at which each frame leaves each stage. The cloud begins when it has built its network."""
         job = self.job
         queue = round(job.queue_frames / max(part.stands_for for part in parts))
-        spool = 0 if self.choice.how.answered else None  # on disk: the edge does not wait for the link
+        spool = 0 if self.how.answered else None  # on disk: the edge does not wait for the link
         rooms = [None, _READ_AHEAD, queue, spool, job.max_lead_frames]
         build = self.cut_cloud.build_seconds if self.cut_cloud else self.cloud.whole.build_seconds
         # The link opens when the cloud has built its network. Meanwhile the edge computes.
@@ -381,15 +385,15 @@ class _Costs:
     def _edge_peak(self) -> float:
         """Largest resident set: that of a process with the same steps, plus a full queue to the link."""
         whole, job = self.edge.whole, self.job
-        if not self.choice.how.has_cloud:
+        if not self.how.has_cloud:
             return whole.peak_bytes
         if self.cut_edge is None:
             numbers = prod(self.edge.network.image_size.shape)
             return whole.baseline_bytes + (job.queue_frames + 1 + _READ_AHEAD) * job.batch_size * numbers
-        waiting = 0 if self.choice.how.answered else job.queue_frames
+        waiting = 0 if self.how.answered else job.queue_frames
         return self.cut_edge.edge_peak_bytes + waiting * job.batch_size * 4 * prod(self.cut_edge.shape)
 
     def _depth(self) -> float:
         if self.cut_edge is None:
-            return 0.0 if self.choice.how.has_cloud else 1.0
+            return 0.0 if self.how.has_cloud else 1.0
         return self.cut_edge.index / (len(self.edge.all_cuts) + 1)

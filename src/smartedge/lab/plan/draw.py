@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.artifacts.plan import Prediction
 from smartedge.errors import ConfigError
 from smartedge.extras import how_to_install
 from smartedge.files import disk_error
 from smartedge.lab.plan.cost import STAGES
-from smartedge.lab.plan.job import Prediction
 from smartedge.lab.plan.search import Plan, describe, explain, figures_of
 from smartedge.methods.base import METHODS, get_method
 

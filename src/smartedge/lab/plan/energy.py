@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smartedge.lab.plan.links import Link, Radio
+from smartedge.artifacts.plan import Energy, Link, Radio
 
-__all__ = ["RADIOS", "Energy", "RadioPower", "edge_energy"]
+__all__ = ["RADIOS", "RadioPower", "edge_energy"]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,6 @@ RADIOS: dict[Radio, RadioPower] = {
 }
 
 
-@dataclass(frozen=True)
-class Energy:
-    """Modelled energy of a whole run at the edge, in joules; None where there is no model."""
-
-    compute: float | None
-    radio: float | None
-
-    @property
-    def total(self) -> float | None:
-        """Both together; None where one of them is not known."""
-        return None if self.compute is None or self.radio is None else self.compute + self.radio
-
-
 def edge_energy(
     link: Link, *, compute_watts: float | None, busy_s: float, bytes_up: float, bytes_down: float
 ) -> Energy:
@@ -60,11 +47,11 @@ def edge_energy(
     """
     compute = None if compute_watts is None else compute_watts * busy_s
     if bytes_up + bytes_down == 0:
-        return Energy(compute, 0.0)
+        return Energy(compute=compute, radio=0.0)
     if link.radio is None or link.up_mbits is None or link.down_mbits is None:
-        return Energy(compute, None)
+        return Energy(compute=compute, radio=None)
     power = RADIOS[link.radio]
     sending_mw = power.up * link.up_mbits + power.base
     receiving_mw = power.down * link.down_mbits + power.base
     millijoules = sending_mw * link.up_seconds(bytes_up) + receiving_mw * link.down_seconds(bytes_down)
-    return Energy(compute, millijoules / 1000)
+    return Energy(compute=compute, radio=millijoules / 1000)

@@ -8,51 +8,21 @@ efficient training and inference engine for intelligent mobile cloud computing s
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal
 
+from smartedge.artifacts.plan import Link
 from smartedge.errors import ConfigError
 
-__all__ = ["FRAME_OVERHEAD_BYTES", "LINKS", "Link", "parse_link"]
+__all__ = ["FRAME_OVERHEAD_BYTES", "LINKS", "parse_link"]
 
-Radio = Literal["3g", "4g", "wifi"]
-
-# Ethernet, IP and TCP headers of full segments: 1514 bytes on the wire carry 1448. Small next to them, and left out:
-# acknowledgements.
-_HEADERS = 1514 / 1448
 # What gRPC and HTTP/2 add to each frame beside payload, ids and labels: measured, docs/decisions/0005.
 FRAME_OVERHEAD_BYTES = 29
 
 
-@dataclass(frozen=True)
-class Link:
-    """The connection between edge and cloud, as the edge sees it."""
-
-    name: str
-    up_mbits: float | None  # Mbit/s; None: as fast as this machine's loopback
-    down_mbits: float | None
-    latency_s: float  # one way
-    radio: Radio | None  # the radio whose power model applies
-
-    def up_seconds(self, bytes_: float) -> float:
-        """Seconds that the up-link needs for this number of bytes of TCP payload."""
-        return 0.0 if self.up_mbits is None else bytes_ * _HEADERS * 8e-6 / self.up_mbits
-
-    def down_seconds(self, bytes_: float) -> float:
-        """Seconds that the down-link needs for this number of bytes of TCP payload."""
-        return 0.0 if self.down_mbits is None else bytes_ * _HEADERS * 8e-6 / self.down_mbits
-
-    def __str__(self) -> str:
-        if self.up_mbits is None:
-            return self.name
-        return f"{self.name} ({self.up_mbits:g} Mbit/s up, {1000 * self.latency_s:g} ms)"
-
-
 LINKS = {
-    "local": Link("local", None, None, 0.0, None),
-    "3g": Link("3g", 1.1, 2.0275, 0.050, "3g"),
-    "4g": Link("4g", 5.85, 13.76, 0.025, "4g"),
-    "wifi": Link("wifi", 18.88, 54.97, 0.005, "wifi"),
+    "local": Link(name="local", up_mbits=None, down_mbits=None, latency_s=0.0, radio=None),
+    "3g": Link(name="3g", up_mbits=1.1, down_mbits=2.0275, latency_s=0.050, radio="3g"),
+    "4g": Link(name="4g", up_mbits=5.85, down_mbits=13.76, latency_s=0.025, radio="4g"),
+    "wifi": Link(name="wifi", up_mbits=18.88, down_mbits=54.97, latency_s=0.005, radio="wifi"),
 }
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?(?:mbit(?:/s)?)?$")
@@ -71,12 +41,14 @@ def parse_link(text: str) -> Link:
     link: Link | None = None
     for part in text.lower().replace(" ", "").split(","):
         if part in LINKS:
-            link = LINKS[part] if link is None else replace(link, radio=LINKS[part].radio)
+            link = LINKS[part] if link is None else link.model_copy(update={"radio": LINKS[part].radio})
         elif (rate := _RATE.fullmatch(part)) and float(rate[1]) > 0 and float(rate[2] or rate[1]) > 0:
-            base = link or Link(text, None, None, 0.0, None)
-            link = replace(base, name=text, up_mbits=float(rate[1]), down_mbits=float(rate[2] or rate[1]))
+            base = link or Link(name=text, up_mbits=None, down_mbits=None, latency_s=0.0, radio=None)
+            link = base.model_copy(
+                update={"name": text, "up_mbits": float(rate[1]), "down_mbits": float(rate[2] or rate[1])}
+            )
         elif (latency := _LATENCY.fullmatch(part)) and link is not None:
-            link = replace(link, name=text, latency_s=float(latency[1]) / 1000)
+            link = link.model_copy(update={"name": text, "latency_s": float(latency[1]) / 1000})
         else:
             raise ConfigError(
                 f"--link {text}: {part!r} is not a link; give {', '.join(LINKS)}, or Mbit/s up[/down] and a one-way "

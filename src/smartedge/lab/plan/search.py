@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
-from smartedge.artifacts.plan import PlanFile
+from smartedge.artifacts.plan import Choice, Job, Machine, PlanFile, Prediction
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.cost import predict
-from smartedge.lab.plan.job import Choice, Job, Prediction, Setting
-from smartedge.methods.base import METHODS, Method, encodes_images
-from smartedge.methods.schedules import SCHEDULES
+from smartedge.lab.plan.job import Setting
+from smartedge.methods.base import METHODS, Method, encodes_images, get_method
+from smartedge.methods.schedules import SCHEDULES, get_schedule
 
 __all__ = [
     "Constraints",
@@ -85,7 +85,7 @@ def choices(setting: Setting, methods: Sequence[str] = tuple(METHODS), schedules
         for schedule in offered:
             if not schedules or schedule in schedules or len(offered) == 1:
                 found += [
-                    Choice(method.name, schedule, cut, codec)
+                    Choice(method=method.name, schedule=schedule, cut=cut, codec=codec)
                     for cut, codec in _ways(method, setting)
                     if SCHEDULES[schedule].once or not (codec or "").endswith(PREVIOUS)  # else images are shuffled
                 ]
@@ -133,11 +133,15 @@ def make_plan(
     """
     offered = choices(setting, methods, schedules)
     if config.suppresses and not schedules:
-        offered = [choice for choice in offered if choice.when.front_first or not choice.how.has_exit]
+        offered = [
+            choice
+            for choice in offered
+            if get_schedule(choice.schedule).front_first or not get_method(choice.method).has_exit
+        ]
     predictions = [predict(choice, job, setting) for choice in offered]
     if not predictions:
         raise ConfigError("plan: nothing to choose from; allow more with --methods, --schedules, --cuts or --codecs")
-    checked = [replace(p, rejected=_broken(p, constraints)) for p in predictions]
+    checked = [p.model_copy(update={"rejected": _broken(p, constraints)}) for p in predictions]
     ranked = sorted(checked, key=lambda p: (bool(p.rejected), p.seconds_total, p.bytes_up_total))
     return Plan(tuple(ranked), config.method, job, setting)
 
@@ -172,7 +176,7 @@ def parse_depth(text: str, all_cuts: Sequence[str]) -> float:
 
 def describe(choice: Choice) -> str:
     """One choice in a few words."""
-    schedule = "" if len(_schedules_of(choice.how)) == 1 else f", {choice.schedule}"
+    schedule = "" if len(_schedules_of(get_method(choice.method))) == 1 else f", {choice.schedule}"
     where = f" at {choice.cut}" if choice.cut else ""
     return f"{choice.method}{where}{schedule}{f', {choice.codec}' if choice.codec else ''}"
 
@@ -213,7 +217,7 @@ def explain(plan: Plan) -> list[str]:
             f"({_seconds(best)} against {_seconds(chosen)} per epoch for {describe(chosen.choice)})."
         )
         lines.append(f"{_why(best)} With {plan.method}, {_why(chosen).lower()}")
-        if best.choice.how.sends == "images":
+        if get_method(best.choice.method).sends == "images":
             lines.append(f"But with method {best.choice.method} raw images leave the edge.")
     else:
         lines.append(
@@ -239,7 +243,7 @@ def _why(prediction: Prediction) -> str:
         "a bottleneck or a smaller codec would shorten it",
         "cloud": "the cloud's steps take longest: more of the network on the edge would shorten them",
     }[prediction.bottleneck]
-    if not prediction.choice.how.has_cloud:
+    if not get_method(prediction.choice.method).has_cloud:
         return f"Everything is the edge's work, {busy:.3g} s of each epoch."
     return f"Of each epoch's {wall:.3g} s, {reason} ({busy:.3g} s)."
 
@@ -286,7 +290,7 @@ def written(config: Config, choice: Choice) -> Config:
     if choice.cut is not None:
         changes["model"] = {"cut": choice.cut}
     changes["codec"] = {"name": choice.codec, "bytes": None, "reference": None}  # they are in the name
-    if not choice.when.front_first and config.train.front_epochs is not None:
+    if not get_schedule(choice.schedule).front_first and config.train.front_epochs is not None:
         changes["train"] = {"front_epochs": None}
     return load_config(config, changes)
 
@@ -294,19 +298,18 @@ def written(config: Config, choice: Choice) -> Config:
 def as_file(plan: Plan) -> PlanFile:
     """A plan as it is written: what :func:`explain` says, and every prediction."""
     setting = plan.setting
-    return PlanFile.model_validate(
-        {
-            "energy": "modelled, see docs/decisions/0010-planner.md",
-            "link": asdict(setting.link),
-            "same_machine": setting.same_machine,
-            **{
-                side: {"name": profile.name, "kind": profile.kind, "date": profile.date}
-                for side, profile in (("edge", setting.edge), ("cloud", setting.cloud))
-            },
-            "job": asdict(plan.job),
-            "recommended": None if plan.best is None else asdict(plan.best.choice),
-            "chosen": None if plan.chosen is None else asdict(plan.chosen.choice),
-            "reasons": explain(plan),
-            "ranked": [asdict(p) for p in plan.ranked],
-        }
+    edge, cloud = (
+        Machine(name=profile.name, kind=profile.kind, date=profile.date) for profile in (setting.edge, setting.cloud)
+    )
+    return PlanFile(
+        energy="modelled, see docs/decisions/0010-planner.md",
+        link=setting.link,
+        same_machine=setting.same_machine,
+        edge=edge,
+        cloud=cloud,
+        job=plan.job,
+        recommended=None if plan.best is None else plan.best.choice,
+        chosen=None if plan.chosen is None else plan.chosen.choice,
+        reasons=tuple(explain(plan)),
+        ranked=plan.ranked,
     )

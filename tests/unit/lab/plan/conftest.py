@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from smartedge.artifacts.plan import Job
 from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
-from smartedge.lab.plan.job import Job, Setting
+from smartedge.lab.plan.job import Setting, job_of
 from smartedge.lab.plan.links import parse_link
 from smartedge.lab.plan.profile import network_of
 
@@ -131,7 +132,7 @@ def profile(config: Config) -> Profile:
 
 @pytest.fixture
 def job(config: Config) -> Job:
-    return Job.of(config, {"train": 640, "val": 64, "test": 128}, 2)
+    return job_of(config, {"train": 640, "val": 64, "test": 128}, 2)
 
 
 @pytest.fixture

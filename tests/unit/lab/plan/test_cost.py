@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from simulation import Line
 
+from smartedge.artifacts.plan import Choice, Job
 from smartedge.artifacts.profile import Profile
 from smartedge.lab.plan.cost import predict
-from smartedge.lab.plan.job import Choice, Job, Setting
+from smartedge.lab.plan.job import Setting, job_of
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
 
 B = 64
 FRAMING = FRAME_OVERHEAD_BYTES
-HIERARCHICAL = Choice("hierarchical", "joint", "early", "uint8")
+HIERARCHICAL = Choice(method="hierarchical", schedule="joint", cut="early", codec="uint8")
 MS = 1e-3
 WIRE = 1514 / 1448
 
@@ -57,14 +58,14 @@ def test_a_joint_run_takes_what_the_simulation_says(
     setting = make_setting(link, cloud=profile.model_copy(update={"cuts": cuts}))
     up = setting.link.up_mbits
     reference = simulated(epochs, lambda n: n * WIRE * 8e-6 / up if up else 0.0, cloud_ms=cloud_ms)
-    found = predict(HIERARCHICAL, replace(job, epochs=epochs), setting)
+    found = predict(HIERARCHICAL, job.model_copy(update={"epochs": epochs}), setting)
     # The simulation's extra frame in front takes a place in the queue: at most one frame's time.
     assert found.seconds_total == pytest.approx(reference, rel=0.005)
     assert found.seconds_per_epoch == pytest.approx(found.seconds_total / epochs, rel=1e-12)
 
 
 def test_an_epoch_approaches_its_slowest_stage(job: Job, make_setting: Callable[..., Setting]) -> None:
-    found = predict(HIERARCHICAL, replace(job, epochs=50), make_setting("3g"))
+    found = predict(HIERARCHICAL, job.model_copy(update={"epochs": 50}), make_setting("3g"))
     assert found.bottleneck == "link"
     assert found.seconds_per_epoch == pytest.approx(found.stage_seconds["link"], rel=0.02)
     assert found.seconds_per_epoch < sum(found.stage_seconds.values())
@@ -73,9 +74,9 @@ def test_an_epoch_approaches_its_slowest_stage(job: Job, make_setting: Callable[
 def test_many_frames_are_taken_together_without_changing_the_answer(
     job: Job, make_setting: Callable[..., Setting]
 ) -> None:
-    few = predict(HIERARCHICAL, replace(job, epochs=4), make_setting("wifi"))
+    few = predict(HIERARCHICAL, job.model_copy(update={"epochs": 4}), make_setting("wifi"))
     counts = {name: 100 * count for name, count in job.images.items()}
-    many = predict(HIERARCHICAL, replace(job, epochs=4, images=counts), make_setting("wifi"))
+    many = predict(HIERARCHICAL, job.model_copy(update={"epochs": 4, "images": counts}), make_setting("wifi"))
     assert many.stage_seconds["link"] == pytest.approx(100 * few.stage_seconds["link"], rel=1e-6)
     assert many.bytes_up_total == pytest.approx(100 * few.bytes_up_total, rel=1e-6)
     # The fill, the first batch and the checkpoints are paid once either way.
@@ -83,7 +84,7 @@ def test_many_frames_are_taken_together_without_changing_the_answer(
 
 
 def test_edge_alone_is_the_sum_of_its_steps(job: Job, make_setting: Callable[..., Setting]) -> None:
-    found = predict(Choice("local", "joint", None, None), job, make_setting("3g"))
+    found = predict(Choice(method="local", schedule="joint", cut=None, codec=None), job, make_setting("3g"))
     epoch = 640 * 7 * MS + 64 * 2.3 * MS + 0.01 + 2e-9 * 130e6
     assert found.seconds_total == pytest.approx(6 * epoch + 128 * 2.3 * MS + 0.4, rel=1e-9)
     assert (found.bytes_up_total, found.bytes_down_total, found.depth) == (0.0, 0.0, 1.0)
@@ -91,7 +92,7 @@ def test_edge_alone_is_the_sum_of_its_steps(job: Job, make_setting: Callable[...
 
 
 def test_split_learning_waits_for_every_part_of_every_step(job: Job, make_setting: Callable[..., Setting]) -> None:
-    found = predict(Choice("split", "joint", "early", "float32"), job, make_setting("3g"))
+    found = predict(Choice(method="split", schedule="joint", cut="early", codec="float32"), job, make_setting("3g"))
     up = B * (4 * 4096 + 1 + 4) + FRAMING
     at_edge, coding = B * 2.5 * MS, B * (0.02 + 0.01 + 0.03) * MS
     at_cloud = B * (4.4 + 0.01 + 0.02) * MS
@@ -107,7 +108,7 @@ def test_split_learning_waits_for_every_part_of_every_step(job: Job, make_settin
 
 def test_freeze_and_log_sends_once_and_then_needs_no_link(job: Job, make_setting: Callable[..., Setting]) -> None:
     joint = predict(HIERARCHICAL, job, make_setting("3g"))
-    once = predict(replace(HIERARCHICAL, schedule="freeze-and-log"), job, make_setting("3g"))
+    once = predict(HIERARCHICAL.model_copy(update={"schedule": "freeze-and-log"}), job, make_setting("3g"))
     images = 640 + 64 + 128
     assert once.bytes_up_total == pytest.approx(images * (2048 + 1 + 4) + 13 * FRAMING, rel=1e-9)
     assert joint.bytes_up_total == pytest.approx((6 * 704 + 128) * 2053 + 68 * FRAMING, rel=1e-9)
@@ -130,7 +131,7 @@ def test_a_gpu_decodes_beside_its_steps_where_it_has_cores(
     cores: int,
     beside: int,
 ) -> None:
-    once, setting = replace(HIERARCHICAL, schedule="freeze-and-log"), make_setting("3g")
+    once, setting = HIERARCHICAL.model_copy(update={"schedule": "freeze-and-log"}), make_setting("3g")
     plain = predict(once, job, setting)
     found = predict(once, job, replace(setting, cloud=make_profile(device=device, cores=cores)))
     images = 6 * (640 + 64) + 128
@@ -138,9 +139,9 @@ def test_a_gpu_decodes_beside_its_steps_where_it_has_cores(
 
 
 def test_two_stage_adds_the_front_and_then_only_looks(job: Job, make_setting: Callable[..., Setting]) -> None:
-    job = replace(job, front_epochs=3)
+    job = job.model_copy(update={"front_epochs": 3})
     joint = predict(HIERARCHICAL, job, make_setting("3g"))
-    staged = predict(replace(HIERARCHICAL, schedule="two-stage"), job, make_setting("3g"))
+    staged = predict(HIERARCHICAL.model_copy(update={"schedule": "two-stage"}), job, make_setting("3g"))
     front = 3 * (640 * 3 + 64 * 1) * MS + 128 * 1 * MS + 0.3 + 3 * (0.01 + 2e-9 * 12e6)
     assert staged.bytes_up_total == joint.bytes_up_total
     # Both are bound by the link, of which the front's steps are no part.
@@ -148,15 +149,15 @@ def test_two_stage_adds_the_front_and_then_only_looks(job: Job, make_setting: Ca
 
 
 def test_distillation_comes_first(job: Job, make_setting: Callable[..., Setting]) -> None:
-    taught = predict(HIERARCHICAL, replace(job, distill_epochs=2), make_setting("wifi"))
+    taught = predict(HIERARCHICAL, job.model_copy(update={"distill_epochs": 2}), make_setting("wifi"))
     plain = predict(HIERARCHICAL, job, make_setting("wifi"))
     epoch = 640 * 7 * MS + 64 * 2.3 * MS + 0.01 + 2e-9 * 130e6
     assert taught.seconds_total - plain.seconds_total == pytest.approx(2 * epoch + 0.4, rel=1e-9)
 
 
 def test_uploading_needs_no_front(job: Job, make_setting: Callable[..., Setting]) -> None:
-    again = predict(Choice("upload", "joint", None, "jpeg"), job, make_setting("3g"))
-    once = predict(Choice("upload", "freeze-and-log", None, "jpeg"), job, make_setting("3g"))
+    again = predict(Choice(method="upload", schedule="joint", cut=None, codec="jpeg"), job, make_setting("3g"))
+    once = predict(Choice(method="upload", schedule="freeze-and-log", cut=None, codec="jpeg"), job, make_setting("3g"))
     assert again.stage_seconds["edge"] == 0.0
     assert again.bytes_up_per_image == pytest.approx(2500 + 5 + FRAMING / B, rel=1e-9)
     assert once.bytes_up_total < again.bytes_up_total / 4
@@ -167,9 +168,11 @@ def test_one_machine_slows_both_sides_while_they_overlap(
     job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
 ) -> None:
     both = make_profile(slowdown=1.5, cores=64, checkpoint={"seconds": 0.0, "seconds_per_byte": 0.0})
-    apart = predict(HIERARCHICAL, replace(job, epochs=100), make_setting("local", edge=both, cloud=both))
+    apart = predict(HIERARCHICAL, job.model_copy(update={"epochs": 100}), make_setting("local", edge=both, cloud=both))
     shared = predict(
-        HIERARCHICAL, replace(job, epochs=100), make_setting("local", edge=both, cloud=both, same_machine=True)
+        HIERARCHICAL,
+        job.model_copy(update={"epochs": 100}),
+        make_setting("local", edge=both, cloud=both, same_machine=True),
     )
     # The cloud is busiest (M), the edge less so (m): of the time that both compute, each advances at 1/s of its speed,
     # so that an epoch takes M + m·(s - 1).
@@ -177,7 +180,7 @@ def test_one_machine_slows_both_sides_while_they_overlap(
     grown = shared.seconds_per_epoch - apart.seconds_per_epoch
     assert longer > shorter
     assert grown == pytest.approx(0.5 * shorter, rel=0.05)
-    alone = Choice("local", "joint", None, None)
+    alone = Choice(method="local", schedule="joint", cut=None, codec=None)
     assert predict(alone, job, make_setting("local", edge=both, same_machine=True)).seconds_total == pytest.approx(
         predict(alone, job, make_setting("local", edge=both)).seconds_total, rel=1e-12
     )
@@ -196,7 +199,10 @@ def test_the_threads_of_an_edge_with_one_core_take_turns(
     job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
 ) -> None:
     narrow, wide = make_profile(cores=1), make_profile(cores=8)
-    choice, job = replace(HIERARCHICAL, cut="late"), replace(job, epochs=100)  # the edge has most to do
+    choice, job = (
+        HIERARCHICAL.model_copy(update={"cut": "late"}),
+        job.model_copy(update={"epochs": 100}),
+    )  # the edge has most to do
     alone = predict(choice, job, make_setting("local", edge=narrow, cloud=wide))
     beside = predict(choice, job, make_setting("local", edge=wide, cloud=wide))
     assert alone.stage_seconds == beside.stage_seconds
@@ -225,7 +231,7 @@ def test_the_energy_is_that_of_busy_time_and_bytes(job: Job, make_setting: Calla
 
 def test_labels_take_their_bytes(config: Any) -> None:
     counts: Any = {"train": 640, "val": 64, "test": 128}
-    assert Job.of(config, counts, 2).label_bytes == 1
-    assert Job.of(config, counts, 257).label_bytes == 2
+    assert job_of(config, counts, 2).label_bytes == 1
+    assert job_of(config, counts, 257).label_bytes == 2
     several = config.model_copy(update={"data": config.data.model_copy(update={"desired": ("a", "b")})})
-    assert Job.of(several, counts, 40).label_bytes == 5
+    assert job_of(several, counts, 40).label_bytes == 5

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from smartedge.artifacts.plan import Choice, Job
 from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.draw import draw_plan, rows_by_cut
-from smartedge.lab.plan.job import Choice, Job, Setting
+from smartedge.lab.plan.job import Setting
 from smartedge.lab.plan.published import load_device, scale
 from smartedge.lab.plan.search import Constraints, choices, explain, make_plan, parse_depth, written
 
@@ -115,13 +116,13 @@ def test_depth_is_a_share_or_a_cut() -> None:
 @pytest.mark.parametrize(
     "choice",
     [
-        Choice("hierarchical", "freeze-and-log", "late", "uint8"),
-        Choice("hierarchical", "joint", "stem", "float32"),
-        Choice("hierarchical", "joint", "stem", "learned-90"),
-        Choice("hierarchical", "freeze-and-log", "stem", "uint4-previous"),
-        Choice("upload", "freeze-and-log", None, "jpeg"),
-        Choice("split", "joint", "late", "float32"),
-        Choice("local", "joint", None, None),
+        Choice(method="hierarchical", schedule="freeze-and-log", cut="late", codec="uint8"),
+        Choice(method="hierarchical", schedule="joint", cut="stem", codec="float32"),
+        Choice(method="hierarchical", schedule="joint", cut="stem", codec="learned-90"),
+        Choice(method="hierarchical", schedule="freeze-and-log", cut="stem", codec="uint4-previous"),
+        Choice(method="upload", schedule="freeze-and-log", cut=None, codec="jpeg"),
+        Choice(method="split", schedule="joint", cut="late", codec="float32"),
+        Choice(method="local", schedule="joint", cut=None, codec=None),
     ],
 )
 def test_what_is_written_is_what_was_chosen(choice: Choice, config: Config) -> None:
