@@ -262,7 +262,7 @@ def run_cloud(  # noqa: PLR0913 - one argument for each option of the command li
     from smartedge.cloud.ingest.same_run import answer_about_settings
     from smartedge.cloud.telemetry import cloud_telemetry  # when the network is known to be right: it takes a while
 
-    answer = answer_about_settings(config)
+    answer = answer_about_settings(config, runner.ingest.handover)
     receiver = receiver_for(config, runner.ingest, host, port, fleet=fleet, behind_proxy=behind_proxy, answer=answer)
     one_way = None if udp is None else one_way_receiver(runner.ingest, *udp, fleet=fleet)
     stop = stop or Stop()

@@ -65,7 +65,7 @@ class Receiving:
         self.ingest = Ingest(
             config, folder, shapes, self._handover, monitor, begin=lambda edge, header: None, learn=None
         )
-        self._completion = Completion(config, folder, self._handover, resume=resume)
+        self._completion = Completion(config, folder, self._handover, monitor, resume=resume)
         self._farewell = Farewell(self.ingest, monitor, config.fleet.farewell)
         mark_complete(folder, False)
 

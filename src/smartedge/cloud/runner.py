@@ -68,7 +68,7 @@ class CloudRunner:
         self._written = False  # the results of a run that is done, while an edge may come back
         self._farewell = Farewell(self.ingest, monitor, config.fleet.farewell)
         try:
-            self._completion = Completion(config, folder, handover, resume=resume)
+            self._completion = Completion(config, folder, handover, monitor, resume=resume)
             self.learning = Learning(config, folder, handover, monitor, resume=resume)
             known = next((intake for intake in handover.intakes.values() if intake.streams), None)
             if resume and known is not None:

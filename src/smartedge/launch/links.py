@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge import errors
+from smartedge.artifacts.run import EdgeRun
 from smartedge.config import Config
 from smartedge.files import private_folder, refuse_if_others_can_read
 from smartedge.methods.base import get_method
@@ -70,7 +71,7 @@ def link_to(
     Raises:
         LinkError: somebody answers, and the link does not fit (:func:`~smartedge.wire.handshake.greet`).
         FleetError: the cloud does not let this edge in. One that is patient hears it with its first call.
-        RunError: the cloud's run has other settings; likewise.
+        RunError: the cloud's run has other settings, or holds another run of this edge; likewise.
     """
     from smartedge.fleet.credentials import credentials_of
     from smartedge.wire.grpc_link import GrpcLink
@@ -83,7 +84,8 @@ def link_to(
     if reason := greet(location, credentials):
         tell(f"the cloud at {location} cannot be reached yet ({reason}); is it started, and is this its address?")
     elif not patient:  # hours may pass until it sends something
-        made.check_admitted(json.dumps(config.agreement(), sort_keys=True))
+        kept = EdgeRun.read_if_there(config.run_dir / "edge" / "run.json")
+        made.check_admitted(json.dumps(config.agreement(), sort_keys=True), "" if kept is None else kept.run)
     return made
 
 

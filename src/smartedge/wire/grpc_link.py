@@ -119,20 +119,21 @@ class GrpcLink:
         must_be_closed(self._stream, self._where)
         return self._patiently(lambda: self._asked(question))
 
-    def check_admitted(self, settings: str) -> None:
+    def check_admitted(self, settings: str, begun: str | None = None) -> None:
         """Ask the receiver once whether it lets this side in. One that does not answer now says so in a stream.
 
         Args:
             settings: of this side, as a stream header has them.
+            begun: the run that this side goes on with; empty: it begins a new one. None: that is not asked.
 
         Raises:
             FleetError: it does not.
-            RunError: its run has other settings.
+            RunError: its run has other settings, or it holds frames of another run of this side.
         """
         must_be_closed(self._stream, self._where)
         with self._calling:
             try:
-                self._asked(Ask(settings=settings).SerializeToString(), timeout_s=LOOK_S)
+                self._asked(Ask(settings=settings, begun=begun).SerializeToString(), timeout_s=LOOK_S)
             except grpc.RpcError as error:
                 if isinstance(refusal := carried_by(error), (FleetError, RunError)):
                     raise refusal from error

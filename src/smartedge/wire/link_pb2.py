@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nlink.proto\x12\x11smartedge.link.v1\"=\n\x02Up\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\'\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.smartedge.link.v1.Frame\"4\n\x05\x46rame\x12\x0c\n\x04head\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04more\x18\x03 \x01(\x08\"V\n\x04\x44own\x12\x16\n\tconfirmed\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12(\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x18.smartedge.link.v1.FrameB\x0c\n\n_confirmed\"B\n\x03\x41sk\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x10\n\x08settings\x18\x04 \x01(\t\"M\n\x04Told\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12&\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x17.smartedge.link.v1.File\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"2\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x32~\n\x04Link\x12:\n\x04Send\x12\x15.smartedge.link.v1.Up\x1a\x17.smartedge.link.v1.Down(\x01\x30\x01\x12:\n\x07\x43ollect\x12\x16.smartedge.link.v1.Ask\x1a\x17.smartedge.link.v1.Toldb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nlink.proto\x12\x11smartedge.link.v1\"=\n\x02Up\x12\x0e\n\x06header\x18\x01 \x01(\x0c\x12\'\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x18.smartedge.link.v1.Frame\"4\n\x05\x46rame\x12\x0c\n\x04head\x18\x01 \x01(\x0c\x12\x0f\n\x07payload\x18\x02 \x01(\x0c\x12\x0c\n\x04more\x18\x03 \x01(\x08\"V\n\x04\x44own\x12\x16\n\tconfirmed\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12(\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x18.smartedge.link.v1.FrameB\x0c\n\n_confirmed\"`\n\x03\x41sk\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x10\n\x08settings\x18\x04 \x01(\t\x12\x12\n\x05\x62\x65gun\x18\x05 \x01(\tH\x00\x88\x01\x01\x42\x08\n\x06_begun\"M\n\x04Told\x12\x0c\n\x04\x65\x64ge\x18\x01 \x01(\t\x12&\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x17.smartedge.link.v1.File\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"2\n\x04\x46ile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06sha256\x18\x03 \x01(\x0c\x32~\n\x04Link\x12:\n\x04Send\x12\x15.smartedge.link.v1.Up\x1a\x17.smartedge.link.v1.Down(\x01\x30\x01\x12:\n\x07\x43ollect\x12\x16.smartedge.link.v1.Ask\x1a\x17.smartedge.link.v1.Toldb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,11 +38,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DOWN']._serialized_start=150
   _globals['_DOWN']._serialized_end=236
   _globals['_ASK']._serialized_start=238
-  _globals['_ASK']._serialized_end=304
-  _globals['_TOLD']._serialized_start=306
-  _globals['_TOLD']._serialized_end=383
-  _globals['_FILE']._serialized_start=385
-  _globals['_FILE']._serialized_end=435
-  _globals['_LINK']._serialized_start=437
-  _globals['_LINK']._serialized_end=563
+  _globals['_ASK']._serialized_end=334
+  _globals['_TOLD']._serialized_start=336
+  _globals['_TOLD']._serialized_end=413
+  _globals['_FILE']._serialized_start=415
+  _globals['_FILE']._serialized_end=465
+  _globals['_LINK']._serialized_start=467
+  _globals['_LINK']._serialized_end=593
 # @@protoc_insertion_point(module_scope)

@@ -32,16 +32,18 @@ class Down(_message.Message):
     def __init__(self, confirmed: _Optional[int] = ..., answer: _Optional[_Union[Frame, _Mapping]] = ...) -> None: ...
 
 class Ask(_message.Message):
-    __slots__ = ("run", "name", "offset", "settings")
+    __slots__ = ("run", "name", "offset", "settings", "begun")
     RUN_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
     run: str
     name: str
     offset: int
     settings: str
-    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., settings: _Optional[str] = ...) -> None: ...
+    begun: str
+    def __init__(self, run: _Optional[str] = ..., name: _Optional[str] = ..., offset: _Optional[int] = ..., settings: _Optional[str] = ..., begun: _Optional[str] = ...) -> None: ...
 
 class Told(_message.Message):
     __slots__ = ("edge", "files", "content")

@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -211,7 +213,7 @@ def test_a_deadline_is_a_point_in_time_that_a_resumed_run_keeps(tmp_path: Path, 
 
     def left(hour: float, *, resume: bool = True) -> float:
         monkeypatch.setattr(completion, "time", SimpleNamespace(time=lambda: hour * at, monotonic=lambda: 0.0))
-        return Completion(config, tmp_path, Handover(), resume=resume)._deadline / at
+        return Completion(config, tmp_path, Handover(), Quiet(), resume=resume)._deadline / at
 
     assert left(1_000_000, resume=False) == 10.0
     assert left(1_000_007) == 3.0
@@ -222,6 +224,39 @@ def test_a_deadline_is_a_point_in_time_that_a_resumed_run_keeps(tmp_path: Path, 
     start.write_bytes(start.read_bytes().replace(b"36000", b"36001"))
     with pytest.raises(RunError, match=r"start\.json: is damaged.*remove it"):
         left(1_000_021)
+
+
+@pytest.mark.parametrize(
+    ("expect", "said"),
+    [
+        (["door", "gate", "lab"], ["door, gate, lab", "gate, lab"]),
+        (
+            [*"abcdefghijkl", "door"],
+            ["a, b, c, d, e, f, g, h, i, j and 3 more", "a, b, c, d, e, f, g, h, i, j and 2 more"],
+        ),
+        (3, ["3 of 3 edges", "2 of 3 edges"]),
+        (1, []),
+        (None, []),
+    ],
+    ids=["names", "many names", "a number", "one", "any"],
+)
+def test_expected_edges_of_which_nothing_comes_are_named(
+    expect: list[str] | int | None, said: list[str], tmp_path: Path
+) -> None:
+    """Not while another edge sends: then nobody waits for them yet."""
+    handover, monitor = Handover(trains_here=True), Mock()
+    found = Completion(fleet_config(fleet={"expect": expect}), tmp_path, handover, monitor, resume=False)
+    door: Any = SimpleNamespace(sent_all=False)
+    found.reached()
+    handover.intakes["door"] = door
+    found.reached()
+    door.sent_all = True
+    assert [found.reached(), found.reached()] == [expect == 1] * 2
+    told = [call.args[0].text for call in monitor.update.mock_calls]
+    assert told == [
+        f"waiting for {who}, of which nothing has come (fleet.expect); 'smartedge close' goes on without them"
+        for who in said
+    ]
 
 
 def test_a_resumed_cloud_whose_deadline_has_passed_goes_on_with_what_came(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,6 +16,8 @@ from tcp_proxy import TcpProxy
 
 import smartedge.wire.grpc_link
 import smartedge.wire.grpc_receiver
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.ingest.same_run import answer_about_settings
 from smartedge.config import load_config
 from smartedge.errors import FleetError, FrameError, LinkError, RunError
@@ -131,7 +134,7 @@ def test_an_edge_hears_before_it_trains_that_the_run_has_other_settings(
     listen: Callable[..., GrpcReceiver], links: Links
 ) -> None:
     own = load_config({"data": {"desired": "smile"}})
-    receiver = listen(answer=answer_about_settings(own))
+    receiver = listen(answer=answer_about_settings(own, Handover(trains_here=True)))
     link = links(receiver)
     said = own.agreement()
     link.check_admitted(json.dumps(said))
@@ -142,6 +145,23 @@ def test_an_edge_hears_before_it_trains_that_the_run_has_other_settings(
             link.ask(Ask(settings=nonsense).SerializeToString())
     with pytest.raises(LinkError, match="ask 'smartedge serve'"):
         link.ask(QUESTION)
+
+
+def test_an_edge_hears_before_it_trains_that_the_cloud_holds_another_run(
+    listen: Callable[..., GrpcReceiver], links: Links, tmp_path: Path
+) -> None:
+    own, handover = load_config({"data": {"desired": "smile"}}), Handover(trains_here=True)
+    link = links(listen(answer=answer_about_settings(own, handover)))
+    said = json.dumps(own.agreement())
+    link.check_admitted(said, "")
+    handover.intakes["edge"] = intake = Intake(tmp_path, "edge")
+    intake.open_log().begin(HEADER)
+    for mine in (HEADER.run, None):  # an edge of an older version does not ask
+        link.check_admitted(said, mine)
+    for other in ("", "another"):
+        with pytest.raises(RunError, match="frames of edge 'edge' came from another run directory before"):
+            link.check_admitted(said, other)
+    intake.close_log()
 
 
 def test_a_receiver_that_is_not_there_or_too_old_to_say_lets_everybody_in(

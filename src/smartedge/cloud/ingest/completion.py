@@ -9,6 +9,7 @@ from smartedge.artifacts.fleet_run import CloudStart
 from smartedge.cloud.handover import Handover
 from smartedge.config import Config
 from smartedge.files import PRIVATE, sync_folder
+from smartedge.runs.progress import Monitor, teller
 
 __all__ = ["Completion", "ask_to_close", "is_complete", "mark_complete"]
 
@@ -16,6 +17,7 @@ _ASKED = "close"  # a file in the cloud's folder
 _COMPLETE = "complete"  # another one
 _START = "start.json"  # another one
 _HOUR_S = 3600.0
+_NAMED = 10  # of the edges that are missing
 
 
 class Completion:
@@ -25,6 +27,7 @@ class Completion:
         config: the run's settings; ``fleet.expect`` and ``fleet.deadline`` matter.
         folder: the cloud's folder of the run.
         handover: knows the edges.
+        monitor: is told of which expected edges nothing has come, while everything of the others is in.
         resume: the run was begun before, and its deadline is kept.
 
     Raises:
@@ -32,8 +35,9 @@ class Completion:
         OSError: it cannot be written.
     """
 
-    def __init__(self, config: Config, folder: Path, handover: Handover, *, resume: bool) -> None:
+    def __init__(self, config: Config, folder: Path, handover: Handover, monitor: Monitor, *, resume: bool) -> None:
         self._expected = config.fleet.expect
+        self._tell, self._told = teller(monitor, "cloud", "fleet"), ""
         self._asked = folder / _ASKED
         self._handover = handover
         hours = config.fleet.deadline
@@ -47,7 +51,24 @@ class Completion:
         else:
             all_in = self._expected is not None and len(sent) >= self._expected
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        return all_in or late or self._asked.exists()
+        complete = all_in or late or self._asked.exists()
+        if not complete and len(sent) == len(self._handover.intakes):
+            self._tell_what_is_missing(sent)
+        return complete
+
+    def _tell_what_is_missing(self, sent: set[str]) -> None:
+        if isinstance(self._expected, tuple):
+            missing = [edge for edge in self._expected if edge not in sent]
+            more = len(missing) - _NAMED
+            who = ", ".join(missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        elif self._expected is None or self._expected == 1:
+            return
+        else:
+            who = f"{self._expected - len(sent)} of {self._expected} edges"
+        text = f"waiting for {who}, of which nothing has come (fleet.expect); 'smartedge close' goes on without them"
+        if text != self._told:
+            self._told = text
+            self._tell(text)
 
 
 def _seconds_left(cloud: Path, hours: float, *, resume: bool) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from smartedge.cloud.handover import Decoded, Handover, disk_is_of_the_log
 from smartedge.cloud.ingest.intake import Intake
-from smartedge.cloud.ingest.same_run import agreed, facts_of_edge, facts_of_run
+from smartedge.cloud.ingest.same_run import agreed, facts_of_edge, facts_of_run, of_another_run
 from smartedge.cloud.ingest.values import largest_value
 from smartedge.cloud.store.feature_log import edges_of
 from smartedge.cloud.store.lock import Lock
@@ -359,10 +359,7 @@ class Ingest:
     def _check_run(self, intake: Intake, header: StreamHeader) -> None:
         """Refuse a stream of another run, or one whose facts differ from those of the other edges."""
         if intake.streams and facts_of_edge(header) != facts_of_edge(intake.streams[0]):
-            raise RunError(
-                f"{self._folder}: the log belongs to another run: frames of edge {intake.edge!r} came from another run "
-                "directory before. Restore that one at the edge, and use --resume; or give both sides a new run_dir"
-            )
+            raise of_another_run(intake)
         other = next((each.streams[0] for each in self._handover.intakes.values() if each.streams), header)
         if facts_of_run(header) != facts_of_run(other):
             raise RunError(

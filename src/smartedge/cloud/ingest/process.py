@@ -47,7 +47,7 @@ class IngestProcess(Taking):
             learn=None,
             shared=self._store,
         )
-        self._completion = Completion(config, folder, self._handover, resume=True)
+        self._completion = Completion(config, folder, self._handover, monitor, resume=True)
         self._group = IngestGroup(folder)
 
     def mine(self, edges: Collection[str]) -> Collection[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest.intake import Intake
 from smartedge.codec import get_codec
 from smartedge.config import Config, config_of_edge, differences
 from smartedge.errors import CodecError, ConfigError, LinkError, RunError
@@ -12,7 +14,7 @@ from smartedge.wire.frame import settings_in
 from smartedge.wire.link_pb2 import Ask, Told
 from smartedge.wire.questions import NOT_HERE
 
-__all__ = ["agreed", "answer_about_settings", "facts_of_edge", "facts_of_run"]
+__all__ = ["agreed", "answer_about_settings", "facts_of_edge", "facts_of_run", "of_another_run"]
 
 
 def agreed(config: Config, agreement: str) -> Config:
@@ -44,16 +46,34 @@ def agreed(config: Config, agreement: str) -> Config:
     return own
 
 
-def answer_about_settings(config: Config) -> Callable[[str, bytes], bytes]:
-    """Answers an edge that asks, before it trains, whether its settings are those of the run."""
+def answer_about_settings(config: Config, handover: Handover) -> Callable[[str, bytes], bytes]:
+    """Answers an edge that asks, before it trains, whether it could send.
+
+    Args:
+        config: the cloud's settings, on which the edge must agree.
+        handover: knows the runs of which the cloud holds frames.
+    """
 
     def answer(edge: str, question: bytes) -> bytes:
-        if not (theirs := Ask.FromString(question).settings):
+        asked = Ask.FromString(question)
+        if not asked.settings:
             raise LinkError(NOT_HERE)
-        agreed(config, theirs)
+        agreed(config, asked.settings)
+        with handover.changed:
+            intake = handover.intakes.get(edge)
+            if asked.HasField("begun") and intake and intake.streams and intake.streams[0].run != asked.begun:
+                raise of_another_run(intake)
         return bytes(Told(edge=edge).SerializeToString())
 
     return answer
+
+
+def of_another_run(intake: Intake) -> RunError:
+    """Why an edge may not send: the cloud holds frames of another run of it."""
+    return RunError(
+        f"{intake.folder}: the log belongs to another run: frames of edge {intake.edge!r} came from another run "
+        "directory before. Restore that one at the edge, and use --resume; or give both sides a new run_dir"
+    )
 
 
 def facts_of_edge(header: StreamHeader) -> tuple[object, ...]:
