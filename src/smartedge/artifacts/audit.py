@@ -51,6 +51,11 @@ class Audited(Part):
         "other images may read more; null where that is not known",
     )
     images: dict[str, int] = Field(description="split → number of images")
+    ordered: tuple[str, ...] = Field(
+        default=(),
+        description="columns of which the order of the protected images tells something: from image to image the label "
+        "changes more or less often than chance explains. Attackers do not look at the order",
+    )
 
 
 class AuditedRun(Audited):

@@ -12,7 +12,7 @@ from smartedge.data.dataset import DataSet
 from smartedge.errors import DataError
 from smartedge.types import SplitName
 
-__all__ = ["refuse_ordered_hidden", "refuse_ordered_labels"]
+__all__ = ["order_tells", "refuse_ordered_hidden", "refuse_ordered_labels"]
 
 _FEWEST_CHANGES = 0.1  # of those that a random order has
 _FAR = 6.0  # standard deviations: in a random order, fewer changes come with a probability of about 1e-9
@@ -55,18 +55,32 @@ def refuse_ordered_hidden(dataset: DataSet) -> None:
                 )
 
 
-def _in_order(labels_N: NDArray[np.integer]) -> bool:
-    """Whether labels change so rarely that chance does not explain it.
+def order_tells(labels_N: NDArray[np.integer]) -> bool:
+    """Whether labels change, from image to image, more or less often than chance explains.
 
-    Mean and variance of the number of runs in a random order: Wald and Wolfowitz (1940); for more than two classes
-    Barton and David (1957).
+    So it is where images stand in the order of the label, in groups such as persons, or by turns.
+    """
+    changes, mean, deviation = _changes(labels_N)
+    return abs(changes - mean) > _FAR * deviation
+
+
+def _in_order(labels_N: NDArray[np.integer]) -> bool:
+    """Whether labels change so rarely that chance does not explain it."""
+    changes, mean, deviation = _changes(labels_N)
+    return changes <= _FEWEST_CHANGES * mean and changes < mean - _FAR * deviation
+
+
+def _changes(labels_N: NDArray[np.integer]) -> tuple[int, float, float]:
+    """How often labels change, and mean and standard deviation of that in a random order.
+
+    The number of runs: Wald and Wolfowitz (1940); for more than two classes Barton and David (1957).
     """
     count = len(labels_N)
+    if count < 2:
+        return 0, 0.0, 0.0
     sizes = np.unique(labels_N, return_counts=True)[1].astype(np.float64)
-    if len(sizes) < 2:
-        return False
     changes = int((labels_N[1:] != labels_N[:-1]).sum())
     squares, cubes = float((sizes**2).sum()), float((sizes**3).sum())
     mean = count - squares / count
     variance = (squares * (squares + count * (count + 1)) - 2 * count * cubes - count**3) / (count**2 * (count - 1))
-    return changes <= _FEWEST_CHANGES * mean and changes < mean - _FAR * math.sqrt(max(variance, 0.0))
+    return changes, mean, math.sqrt(max(variance, 0.0))

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from smartedge.codec import Codec
+from smartedge.data.label_order import order_tells
 from smartedge.methods.differentiable import Differentiable, differentiable
 from smartedge.models.layout import Layout
 from smartedge.models.network import to_input
@@ -193,6 +194,14 @@ class Evidence(ABC):
     def releases_sent(self) -> int:
         """As ``releases``, without the limit on how many of them attackers read: a certificate is about all."""
         return self.crossing.releases if self.releases > 1 else 1
+
+    @property
+    def ordered(self) -> tuple[str, ...]:
+        """The columns of which the order of the protected images tells something; desired ones are left out."""
+        told = {name: codes_N for name, codes_N in self.test_labels.items() if name not in self.task.columns}
+        if self.persons is not None:
+            told[self.persons.column] = self.persons.test
+        return tuple(name for name, codes_N in told.items() if order_tells(codes_N.numpy()))
 
     @cached_property
     def fingerprint(self) -> str:

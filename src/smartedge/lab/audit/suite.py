@@ -155,6 +155,7 @@ def _run_facts(evidence: RunEvidence) -> AuditedRun:
         undefended=is_undefended(config),
         noise_on_audited_releases=evidence.noisy,
         attackers_images_seen=evidence.train.seen,
+        ordered=evidence.ordered,
         images={"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test)},
     )
 

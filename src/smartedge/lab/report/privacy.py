@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from smartedge.artifacts.audit import Audit
 from smartedge.artifacts.reconstruction import ReconstructionAttack
+from smartedge.lab.judging.caveats import caveats
 from smartedge.lab.judging.guarantee import guarantee, guarantee_of_noise
 from smartedge.lab.judging.leakage import epsilon_words, judge, kinds_of, membership_words, read_leaks
 from smartedge.lab.judging.verdict import Verdict
@@ -32,10 +34,7 @@ def privacy_verdict(run: Run) -> Verdict:
         guaranteed=guarantee(run.results).limits,
         unread=run.audit.unread if run.audit else (),
     )
-    tone, sentences = epsilon_words(run.audit.dp) if run.audit else ("open", [])
-    if tone == "bad":
-        return Verdict("bad", "claim refuted", sentences[0], [judged.headline, *judged.sentences])
-    return judged
+    return _limited(judged, run.audit) if run.audit else judged
 
 
 def privacy_page(run: Run) -> dict[str, object]:
@@ -56,11 +55,20 @@ def features_page(audit: Audit) -> dict[str, object]:
     judged = judge(read_leaks(audit), sent=True, protected=True, guaranteed=promise.limits, unread=audit.unread)
     return {
         **_attacks(audit),
-        "verdict": judged,
+        "verdict": _limited(judged, audit),
         "guarantee": promise,
         "baseline": None,
         "gallery": None,
     }
+
+
+def _limited(judged: Verdict, audit: Audit) -> Verdict:
+    """The judgement with what limits it."""
+    sentences = [*judged.sentences, *caveats(audit)]
+    tone, told = epsilon_words(audit.dp)
+    if tone == "bad":
+        return Verdict("bad", "claim refuted", told[0], [judged.headline, *sentences])
+    return replace(judged, sentences=sentences)
 
 
 def _attacks(audit: Audit | None) -> dict[str, object]:

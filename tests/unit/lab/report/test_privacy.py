@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from audit_example import RUN, example_audit, noise_test
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -16,6 +17,7 @@ from smartedge.cli import report as verb
 from smartedge.errors import RunError
 from smartedge.lab.report import write_comparison, write_figure, write_report
 from smartedge.lab.report.gallery import gallery
+from smartedge.lab.report.privacy import features_page
 from smartedge.lab.report.read import read_run
 
 
@@ -29,6 +31,20 @@ def text_of(page: Path) -> str:
 
 def labels_of(page: Path) -> list[str]:
     return [plain(label) for label in re.findall(r'<svg role="img" aria-label="([^"]*)"', page.read_text("utf-8"))]
+
+
+def test_what_limits_an_audit_stands_on_the_page_of_features_too():
+    """Its verdict said so on the command line, and the page showed the bare judgement."""
+    limited = RUN.model_copy(update={"attackers_images_seen": True, "ordered": ("masculine",)})
+    refuted = noise_test(
+        mechanism="gaussian", epsilon_lower_bound=4.2, epsilon_claimed=4.0, confidence=0.999, control_without_noise=8.2
+    )
+    sound, wrong = (features_page(example_audit(audited=limited, dp=dp))["verdict"] for dp in (noise_test(), refuted))
+    for verdict in (sound, wrong):
+        said = " ".join(verdict.sentences)
+        assert "attackers learned from images that the front was trained on" in said
+        assert "order of the protected images tells something about masculine" in said
+    assert sound.tone != "bad" and (wrong.tone, wrong.word) == ("bad", "claim refuted")
 
 
 def test_the_report_draws_every_attacker_and_every_reference(write_run, write_audit, attribute, privacy_block):

@@ -170,6 +170,7 @@ def _facts(table: FeatureTable, evidence: FeaturesEvidence, source: str | None) 
             "undefended": False,
             "noise_on_audited_releases": evidence.noisy,
             "attackers_images_seen": None,
+            "ordered": evidence.ordered,
             "images": {"train": len(evidence.train), "val": len(evidence.val), "test": len(evidence.test_ids)},
             "source": source,
             "digest": evidence.digest,

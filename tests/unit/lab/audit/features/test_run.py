@@ -129,6 +129,19 @@ def test_what_is_not_looked_at_is_told() -> None:
     assert "more digits" not in audited(faces(0.2), attacks=("trees",), noise="gaussian:sigma=0.4,clip=1").verdict
 
 
+def test_an_order_of_the_rows_that_tells_something_is_told() -> None:
+    """By class, by person, by turns: no attacker looks at it."""
+    given = faces(0.0)
+    found = audited(given, attacks=("trees",))
+    assert found.audited.ordered == () and "The order of" not in found.verdict
+    glasses = np.sort(given["sensitive"]["glasses"])
+    found = audited({**given, "sensitive": {"glasses": glasses}}, attacks=("trees",))
+    assert found.audited.ordered == ("glasses",)
+    assert "The order of the protected images tells something about glasses, and no attacker looked" in found.verdict
+    found = audited({**given, "persons": np.arange(COUNT) // 9}, attacks=("trees",))
+    assert found.audited.ordered == ("persons",)
+
+
 def test_a_known_label_and_several_releases_are_a_stronger_attacker() -> None:
     found = audited(faces(0.2), noise="gaussian:sigma=0.4,clip=1,releases=9", known_label=True)
     assert found.certificate is not None and found.certificate.training_image is not None
