@@ -42,14 +42,11 @@ class Selection:
     """
 
     def __init__(self, data: RawData, labels: Labels, *, by_class: bool, seed: int) -> None:
+        self._data, self._labels, self._seed = data, labels, seed
         self.skipped: Counter[str] = Counter()
         self.notes = list(data.notes)
-        self.rows = {
-            split: _labelled(data.name, split, raw.images, labels.task, labels.columns, self.skipped)
-            for split, raw in data.splits.items()
-        }
+        self.rows = {split: self._labelled(split, raw.images) for split, raw in data.splits.items()}
         self.origin = {split: split for split in self.rows}
-        self._data, self._labels, self._seed = data, labels, seed
         self._balances = by_class and labels.task.kind == "single"
 
     def divide(self) -> None:
@@ -131,12 +128,53 @@ class Selection:
         needed = np.flatnonzero(wanted)
         part = needed if len(needed) < (1 - MOST_SKIPPED) * images.count else None
         store = decoding(images, name=f"{name}-{source}", rows=part)
-        usable = _without(name, source, images, needed, store.bad, self.skipped)
+        usable = self._without(source, images, needed, store.bad)
         wanted[:] = False
         wanted[usable] = True
         for split in splits:
             self.rows[split] = self.rows[split][wanted[self.rows[split]]]
         return store
+
+    def _labelled(self, split: SplitName, images: Images) -> Ints:
+        """The rows of a split that have all labels, or one at least where labels may lack.
+
+        Raises:
+            DataError: too many have not.
+        """
+        columns = self._labels.columns
+        if self._labels.task.blanks:
+            known = np.any([column.codes[split] >= 0 for column in columns], axis=0)
+            if not known.any():
+                named = f"{self._data.name}: no image of the {split} split"
+                raise DataError(f"{named} has a label in any of the columns of data.desired")
+            if not known.all():
+                self.skipped["no label in any desired column"] += int((~known).sum())
+            return np.flatnonzero(known)
+        reasons: dict[int, str] = {}
+        for column in columns:
+            for row in np.flatnonzero(column.codes[split] < 0):
+                reasons.setdefault(int(row), column.unusable)
+        return self._without(split, images, np.arange(images.count), reasons)
+
+    def _without(self, split: SplitName, images: Images, rows: Ints, reasons: Mapping[int, str]) -> Ints:
+        """``rows`` without those for which there is a reason. These are counted, and the first ones named.
+
+        Raises:
+            DataError: they are too many.
+        """
+        found = {row: reasons[row] for row in rows.tolist() if row in reasons} if reasons else {}
+        if not found:
+            return rows
+        first = "; ".join(f"{images.name_of(row)}: {found[row]}" for row in sorted(found)[:3])
+        if len(found) > MOST_SKIPPED * len(rows) or len(found) == len(rows):
+            raise DataError(
+                f"{self._data.name}: {len(found)} of the {len(rows)} images in the {split} split cannot be used "
+                f"({first}). Up to {MOST_SKIPPED:.0%} would be left out and counted; mend or remove these"
+            )
+        self.skipped.update(found.values())
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        self.notes.append(f"{self._data.name}: left out of the {split} split: {first}{more}")
+        return rows[~np.isin(rows, list(found))]
 
     def _classes(self, split: SplitName) -> Ints:
         """What subsets are balanced by: the class of each row, or nothing (one class for all)."""
@@ -144,52 +182,6 @@ class Selection:
         if not self._balances:
             return np.zeros(len(rows), np.int64)
         return self._labels.desired[0].codes[self.origin[split]][rows]
-
-
-def _labelled(
-    name: str,
-    split: SplitName,
-    images: Images,
-    task: Task,
-    columns: Sequence[Column],
-    skipped: Counter[str],
-) -> Ints:
-    """The rows of a split that have all labels, or one at least where labels may lack. ``skipped`` counts the others.
-
-    Raises:
-        DataError: too many have not.
-    """
-    reasons: dict[int, str] = {}
-    if task.blanks:
-        known = np.any([column.codes[split] >= 0 for column in columns], axis=0)
-        if not known.any():
-            raise DataError(f"{name}: no image of the {split} split has a label in any of the columns of data.desired")
-        if not known.all():
-            skipped["no label in any desired column"] += int((~known).sum())
-        return np.flatnonzero(known)
-    for column in columns:
-        for row in np.flatnonzero(column.codes[split] < 0):
-            reasons.setdefault(int(row), column.unusable)
-    return _without(name, split, images, np.arange(images.count), reasons, skipped)
-
-
-def _without(
-    name: str, split: SplitName, images: Images, rows: Ints, reasons: Mapping[int, str], skipped: Counter[str]
-) -> Ints:
-    """``rows`` without those for which there is a reason. These are counted in ``skipped``.
-
-    Raises:
-        DataError: they are too many.
-    """
-    found = {row: reasons[row] for row in rows.tolist() if row in reasons} if reasons else {}
-    if len(found) > MOST_SKIPPED * len(rows) or (found and len(found) == len(rows)):
-        first = "; ".join(f"{images.name_of(row)}: {found[row]}" for row in sorted(found)[:3])
-        raise DataError(
-            f"{name}: {len(found)} of the {len(rows)} images in the {split} split cannot be used ({first}). "
-            f"Up to {MOST_SKIPPED:.0%} would be left out and counted; mend or remove these"
-        )
-    skipped.update(found.values())
-    return rows[~np.isin(rows, list(found))] if found else rows
 
 
 def _persons(data: RawData, source: SplitName, chosen: Ints) -> Ints:

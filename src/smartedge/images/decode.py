@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +53,11 @@ _OTHERS = (
     (0, b"\x1f\x8b", "compressed by gzip (decompress it)"),
     (0, b"PK\x03\x04", "a zip archive, not an image (unpack it)"),
 )
+_OF_MACOS = "._"  # begins the name of what macOS keeps about a file where the disk has no place for it
 _OF_SYSTEMS = ("lost+found", "System Volume Information")
 MOST_BYTES = 2**30  # of an image file: more than any image within Pillow's limit of pixels has
+_TOO_LARGE = "image too large (over 89 million pixels, or 1 GiB; save it smaller)"
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the reason is told instead
 
 Item = bytes | Path | NDArray[np.uint8] | None
 """One image before decoding: a file's bytes, a file's path, pixels (H, W) or (H, W, C), or None if there is none."""
@@ -74,7 +78,7 @@ def is_hidden(name: str) -> bool:
 def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
     """The images in a folder and the folders below it, hidden ones left out.
 
-    ``others`` counts the other files by their ending.
+    ``others`` counts the other files by their ending; those of images that are hidden with the word "hidden" before it.
 
     Raises:
         OSError: a folder cannot be read.
@@ -93,10 +97,11 @@ def walk(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
         seen.add(real)
         directories[:] = sorted(name for name in directories if not is_hidden(name))
         for name in sorted(names):
-            if is_hidden(name):
-                continue
             ending = os.path.splitext(name)[1].lower()
-            if ending in SUFFIXES:
+            if is_hidden(name):
+                if others is not None and ending in SUFFIXES and not name.startswith(_OF_MACOS):
+                    others[f"hidden {ending}"] += 1
+            elif ending in SUFFIXES:
                 yield here / name
             elif others is not None:
                 others[ending] += 1
@@ -133,7 +138,7 @@ def decode(item: Item, image_size: int | ImageSize, fit: Fit = "crop") -> Pixels
             return _decode_bytes(found, size, fit)
         return _decode_array(found, size, fit)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return "image too large"
+        return _TOO_LARGE
     except Exception as error:  # damaged files make decoders raise anything
         return "image truncated" if "truncated" in str(error).lower() else "image cannot be decoded"
 
@@ -147,7 +152,7 @@ def _read(path: Path) -> bytes | str:
     """The bytes of a file, or why it is not read."""
     try:
         with open_regular(path) as file:
-            return "image too large" if os.fstat(file.fileno()).st_size > MOST_BYTES else file.read()
+            return _TOO_LARGE if os.fstat(file.fileno()).st_size > MOST_BYTES else file.read()
     except FileNotFoundError:
         return "image file missing"
     except PermissionError:
@@ -184,7 +189,7 @@ def _decode_bytes(encoded: bytes, size: ImageSize, fit: Fit) -> Pixels | str:
         return f"a video or photograph of the kind {kind!r}, which is not read (save it as JPEG)"
     with Image.open(io.BytesIO(encoded)) as image:
         if too_large(image.width, image.height):
-            return "image too large"
+            return _TOO_LARGE
         if size.channels not in (1, RGB) or _pages(image) == size.channels == RGB:
             return _decode_planes(image, size, fit)
         shallow = _eight_bits(image)
@@ -220,7 +225,7 @@ def _decode_planes(image: Image.Image, size: ImageSize, fit: Fit) -> Pixels | st
         if pages > 1:
             image.seek(page)
         if too_large(image.width, image.height):
-            return "image too large"
+            return _TOO_LARGE
         if image.size != sides:
             return "its pages have different sizes"
         if len(image.getbands()) > 1 and pages > 1:

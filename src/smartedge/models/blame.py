@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import traceback
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 __all__ = ["first_line", "kind_and_place", "place_and_reason"]
 
 # Frames that say nothing to the author of the network.
-_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_HIDDEN = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<frozen importlib", importlib.__file__)
 
 
 def first_line(error: BaseException) -> str:
@@ -20,6 +21,8 @@ def first_line(error: BaseException) -> str:
 
 def place_and_reason(error: BaseException) -> str:
     """The user's line that raised the error, where there is one, and the error's first line."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: {error.msg}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_HIDDEN)]
     place = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}: " if frames else ""
     return place + first_line(error)

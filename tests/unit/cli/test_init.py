@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from smartedge.config.writing import commented_yaml
 from smartedge.data import open_dataset
 from smartedge.errors import DataError
 from smartedge.images.size import ImageSize
+from smartedge.lab.plan import propose as module
 from smartedge.lab.plan.propose import propose, summarise
 
 
@@ -142,6 +145,47 @@ def test_an_unknown_column_is_refused(photos: Path, tmp_path: Path, capsys: pyte
     argv = ["init", str(tmp_path / "run.yaml"), "--data", str(photos), "--desired", "glases", "--no-measure"]
     assert main(argv) != 0
     assert "did you mean 'glasses'?" in capsys.readouterr().err and not (tmp_path / "run.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "why"),
+    [
+        ("weight", "column 'weight' of photos holds fractions such as 0.5"),
+        ("identity", "it names the person or the split of each image"),
+        ("number", r"it has 24 class\(es\) on 24 training images"),
+        ("room", r"it has 1 class\(es\)"),
+    ],
+)
+def test_a_column_that_cannot_be_learned_says_why(column: str, why: str, photos: Path) -> None:
+    rows = (photos / "metadata.csv").read_text().splitlines()
+    rows[1:] = [f"{row},{number},attic" for number, row in enumerate(rows[1:])]
+    (photos / "metadata.csv").write_text("\n".join([rows[0] + ",number,room", *rows[1:]]))
+    with pytest.raises(DataError, match=f"'{column}' of .* cannot be learned: {why}"):
+        propose(summarise(str(photos)), [column], [])
+    (photos / "metadata.csv").write_text("\n".join(",".join(row.split(",")[0::4]) for row in rows))
+    with pytest.raises(
+        DataError, match=r"none of its columns can be learned\n  weight: column 'weight' of photos holds f"
+    ):
+        summarise(str(photos))
+
+
+def test_damaged_files_and_pipes_are_not_looked_at(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 60)
+    Image.new("RGB", (80, 61)).save(photos / "0.png")  # more than twice the limit is an error of Pillow
+    (photos / "1.png").unlink()
+    os.mkfifo(photos / "1.png")
+    assert summarise(str(photos)).image_size == ImageSize(56, 40)
+
+
+def test_the_network_is_recorded_once(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+    found = SimpleNamespace(name="layer1", aliases=(), shape=(64, 14, 10), layout="channels-first")
+    monkeypatch.setattr(module, "build", lambda name, **_: recorded.append(name))
+    monkeypatch.setattr(module, "list_cuts", lambda *_: [found])
+    module._cuts.cache_clear()
+    assert main(["init", str(tmp_path / "run.yaml"), "--data", str(photos), "--no-measure"]) == 0
+    module._cuts.cache_clear()
+    assert recorded == ["resnet18"]
 
 
 def test_it_asks_on_a_terminal_alone(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -312,6 +312,8 @@ def test_bad_images_are_left_out_and_counted(
         write_parquet(tmp_path / "d" / f"{split}.parquet", {"x": [i % 2 for i in range(60)]}, images=pictures)
     data = open_dataset(str(tmp_path / "d"), "x", image_size=8, cache_dir=cache)
     assert data.skipped == {"image cannot be decoded": 3, "no image": 3}
+    said = [note for note in data.notes if "left out of the" in note]
+    assert len(said) == 3 and "row 3: image cannot be decoded" in said[0] and "row 5: no image" in said[0]
     train = data.splits["train"]
     assert train.ids[:5].tolist() == [0, 1, 2, 4, 6]
     batch = train.read(np.array([3, 4]))

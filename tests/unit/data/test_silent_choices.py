@@ -96,8 +96,8 @@ def test_numbers_beyond_64_bits(tmp_path: Path, write_parquet: Write, opened: Ca
 # -- classes that appear or vanish
 
 
-@pytest.mark.parametrize("hidden", [".cache", "__MACOSX", "@eaDir"])
-def test_a_hidden_folder_is_no_class(
+@pytest.mark.parametrize("hidden", [".cache", "__MACOSX", "@eaDir", "$5"])
+def test_a_hidden_folder_is_no_class_and_is_named(
     hidden: str, classes: Callable[..., Path], opened: Callable[..., DataSet], picture: Picture
 ) -> None:
     folder = classes("bugs", ant=20, wasp=20)
@@ -107,6 +107,19 @@ def test_a_hidden_folder_is_no_class(
     data = opened(folder)
     assert data.task.names == ("ant", "wasp")
     assert sum(len(split) for split in data.splits.values()) == 40
+    assert [note for note in data.notes if hidden in note and "if it is a class, rename it" in note]
+    assert not [note for note in data.notes if "._0" in note or "no images by their name" in note]
+
+
+def test_hidden_images_are_counted_and_a_hidden_class_beside_one_is_named(
+    classes: Callable[..., Path], opened: Callable[..., DataSet]
+) -> None:
+    folder = classes("bugs", ant=20, wasp=20)
+    (folder / "ant" / "0.png").rename(folder / "ant" / "$0.png")
+    assert [note for note in opened(folder).notes if note.endswith("or hidden; not used: 1 hidden .png")]
+    (folder / "wasp").rename(folder / ".wasp")
+    with pytest.raises(DataError, match=r"Found: ant/; \.wasp/ \(hidden, so not used\)"):
+        opened(folder)
 
 
 def test_a_class_whose_files_are_no_images_is_not_lost(

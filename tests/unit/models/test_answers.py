@@ -77,6 +77,19 @@ class Checkpointed(Net):
         return checkpoint(self.logits, x, use_reentrant=True)
 
 
+class Centred(Net):
+    """Changes the images that it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x -= x.mean()
+        return self.logits(x)
+
+
+class TwoArguments(Net):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.logits(x * mask)
+
+
 class AlwaysEvaluated(Net):
     def train(self, mode: bool = True) -> AlwaysEvaluated:
         return super().train(False)
@@ -135,6 +148,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
             "nothing of it can be trained; all of its 6 parameters have requires_grad=Fal",
         ),
         (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "nothing of it can be trained; it has no param"),
+        (lambda: Net().half(), "its stage.0.weight is torch.float16; let it be built as float32"),
+        (lambda: Net().to("meta"), "its stage.0.weight is on the device meta; let it be built on the CPU"),
+        (TwoArguments, "let its forward take one argument, the images"),
         (Blind, "the image has no influence on its answer"),
     ],
 )
@@ -154,6 +170,7 @@ def test_what_cannot_be_learned_is_refused(
         lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),  # as SqueezeNet
         FixedStage,
         Checkpointed,
+        Centred,
         AlwaysEvaluated,
         lambda: frozen("stage"),
         lambda: frozen("head"),

@@ -31,6 +31,19 @@ def test_what_no_library_has_is_refused(name: str) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("small.py:make", r"the module, small:make, and let Python find it: PYTHONPATH=\.$"),
+        ("./nets/small:make", "the module, small:make, and let Python find it: PYTHONPATH=nets$"),
+        ("/nets/small.py:make", "PYTHONPATH=/nets$"),
+    ],
+)
+def test_the_path_of_a_file_is_no_module(name: str, said: str) -> None:
+    with pytest.raises(CutError, match=said):
+        check_name(name)
+
+
 @pytest.mark.parametrize("name", ["my.code:resnet81", "hf_hub:somebody/resnet81"])
 def test_what_only_the_build_can_tell_is_left_to_it(name: str) -> None:
     check_name(name)

@@ -151,8 +151,10 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
     )
     (tmp_path / "broken_module.py").write_text("import json\njson.loads('no')\n")
     (tmp_path / "a_script.py").write_text("import sys\nsys.exit(2)\n")
+    (tmp_path / "half_written.py").write_text("\ndef make(:\n")
+    (tmp_path / "needs_more.py").write_text("import no_such_package.parts\n")
     monkeypatch.chdir(tmp_path)
-    for name in ("buggy_network", "broken_module", "a_script"):
+    for name in ("buggy_network", "broken_module", "a_script", "half_written", "needs_more"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
     def refused(name: str, **arguments: object) -> str:
@@ -166,6 +168,9 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
     )
     assert "TypeError: make() got an unexpected keyword argument 'depth'" in refused("buggy_network:make", depth=1)
     assert "importing a_script fails: SystemExit" in refused("a_script:make")
+    assert re.search(r"half_written fails: SyntaxError: .*half_written\.py:2: invalid", refused("half_written:make"))
+    assert re.search(r"needs_more\.py:1 in .*'no_such_package'; install it$", refused("needs_more:make"))
+    assert "No module named 'absent'; give package.module:factory" in refused("absent.nets:make")
     assert "importing broken_module fails: JSONDecodeError" in refused("broken_module:make")
     assert "with a Logits instead of a tensor (1, 4); let package.module:factory return" in refused("buggy_network:odd")
     assert re.search(

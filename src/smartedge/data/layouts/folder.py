@@ -166,8 +166,9 @@ def _by_class(folder: Path, notes: list[str]) -> RawSplit:
         )
     if others:
         told = _counted(others)
-        notes.append(f"{others.total()} file(s) in {folder} are not images by their name and are not used: {told}")
+        notes.append(f"{others.total()} file(s) in {folder} are no images by their name, or hidden; not used: {told}")
     _note_loose(place, notes)
+    _note_hidden(place, notes)
     if nested:
         below = list_some(f"{name}/{each}" for name, within in nested.items() for each in within)
         notes.append(f"the classes of {folder} are its outermost folders; those below are part of them: {below}")
@@ -201,6 +202,20 @@ def _note_loose(folder: Path, notes: list[str]) -> None:
         notes.append(f"what {list_some(packed)} in {folder} may hold is not used, since it is not unpacked")
     if loose := _loose(folder):
         notes.append(f"{loose} image(s) that lie in {folder} itself, in no folder of a class, are not used")
+
+
+def _hidden(folder: Path) -> list[str]:
+    """The names of the hidden folders in a folder that hold images."""
+    hidden = (each for each in sorted(folder.iterdir()) if is_hidden(each.name) and each.is_dir())
+    return [each.name for each in hidden if _holds_images(each)]
+
+
+def _note_hidden(folder: Path, notes: list[str]) -> None:
+    if found := _hidden(folder):
+        notes.append(
+            f"{list_some(found)} in {folder} is not used although it holds images, because folders whose names begin "
+            "with '.', '_', '@' or '$' mostly belong to programs; if it is a class, rename it"
+        )
 
 
 def _no_classes(folder: Path, others: Counter[str]) -> str:
@@ -282,7 +297,8 @@ def _contents(folder: Path, within: Counter[str] | None = None) -> str:
     files = sorted(child for child in children if child.is_file())
     endings = Counter(file.suffix.lower() or "no ending" for file in files)
     found = [f"{count} file(s) with {ending}" for ending, count in endings.most_common(3)]
-    said = "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else [])]) or "nothing"
+    hidden = [f"{name}/ (hidden, so not used)" for name in _hidden(folder)]
+    said = "; ".join([*found, *([list_some(sorted(folders), 3)] if folders else []), *hidden]) or "nothing"
     if within:
         said += f" with {_counted(within)}"
         files += [Path(f"a file{ending}") for ending in within]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import io
 import itertools
 import math
@@ -15,21 +16,21 @@ from PIL import Image
 
 from smartedge.config import Config, load_config
 from smartedge.data.dividing import SPLIT_COLUMNS
-from smartedge.data.labels import BOOLEAN, Column, read_column
+from smartedge.data.labels import BOOLEAN, read_column
 from smartedge.data.raw import PERSON_COLUMN, RawData
 from smartedge.data.sources import open_raw
 from smartedge.errors import DataError, list_some
+from smartedge.files import open_regular
 from smartedge.images.decode import Item, decode
 from smartedge.images.size import ImageSize
 from smartedge.methods.base import get_method
 from smartedge.models.bottleneck import usual_bottleneck
-from smartedge.models.cutting.cut import list_cuts
+from smartedge.models.cutting.cut import Cut, list_cuts
 from smartedge.models.zoo.networks import build
 
 __all__ = ["DataSummary", "crossing", "propose", "summarise"]
 
 _USUAL_NAMES = ("label", "labels", "class", "target", "category", "fine_label", "y")
-_MOST_CLASSES = 1000
 _SEEN = 24  # images whose size is looked at
 _SIDE = 64  # pixels of the shorter side of an image, where the data have more
 _LONG = 1.25  # longer side ÷ shorter side, from which on a square would lose much of an image
@@ -46,6 +47,7 @@ class DataSummary:
     path: str
     images: int  # of the training split, from which others may still be taken
     columns: dict[str, tuple[str, ...]]  # columns that can be learned → their classes
+    refused: dict[str, str]  # other columns → why not
     side: int  # the shorter side of an image, pixels; the median of some
     jpeg: float  # bytes of one image as JPEG of quality 90, at image_size
     image_size: ImageSize  # proposed
@@ -79,9 +81,16 @@ def summarise(path: str) -> DataSummary:
     if "train" not in raw.splits:
         raise DataError(f"{raw.name} has no training split; it has: {', '.join(raw.splits)}")
     train = raw.splits["train"]
-    columns = {column.column: column.names for name in train.columns if (column := _label(raw, name)) is not None}
+    columns: dict[str, tuple[str, ...]] = {}
+    refused: dict[str, str] = {}
+    for name in train.columns:
+        try:
+            columns[name] = _classes(raw, name)
+        except DataError as error:
+            refused[name] = str(error)
     if not columns and not raw.groups:
-        raise DataError(f"{raw.name}: none of its columns can be learned; it has: {', '.join(train.columns) or 'none'}")
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in refused.items())
+        raise DataError(f"{raw.name}: none of its columns can be learned{reasons or '; it has none'}")
     items = list(itertools.islice(train.images.items(), _SEEN))
     sides = [seen for item in items if (seen := _sides(item)) is not None] or [(_SIDE, _SIDE)]
     image_size = _proposed(sides)
@@ -89,7 +98,7 @@ def summarise(path: str) -> DataSummary:
     jpeg = float(np.mean([_jpeg_bytes(each) for each in pixels] or [0]))
     groups = {name: tuple(members) for name, members in raw.groups.items()}
     side = int(np.median([min(each) for each in sides]))
-    return DataSummary(path, train.images.count, columns, side, jpeg, image_size, groups)
+    return DataSummary(path, train.images.count, columns, refused, side, jpeg, image_size, groups)
 
 
 def _proposed(sides: Sequence[tuple[int, int]]) -> ImageSize:
@@ -164,27 +173,35 @@ def _below_jpeg(config: Config, jpeg: float) -> Config:
 def crossing(config: Config) -> tuple[int, ...]:
     """The shape of what crosses the cut with these settings, without building front and back."""
     size = config.data.image_size
-    model = build(config.model.name, outputs=2, image_size=size, small_input=True, seed=0, weights="none")
-    point = next(cut for cut in list_cuts(model, size.shape) if config.model.cut in (cut.name, *cut.aliases))
+    point = next(cut for cut in _cuts(config.model.name, size) if config.model.cut in (cut.name, *cut.aliases))
     named = config.bottleneck
     return (usual_bottleneck(point.shape, point.layout, size) if named == "auto" else named) or point.shape
 
 
-def _label(raw: RawData, name: str) -> Column | None:
-    """The column, where it is one that a network can learn: at least two classes, and several images of each."""
-    if name.lower() in (PERSON_COLUMN, *SPLIT_COLUMNS) or any(
-        name not in split.columns for split in raw.splits.values()
-    ):
-        return None
-    try:
-        column = read_column(raw, name)
-    except DataError:
-        return None
-    most = min(_MOST_CLASSES, raw.splits["train"].images.count // 2)
-    return column if column.names == BOOLEAN or 2 <= len(column.names) <= most else None
+@functools.cache
+def _cuts(name: str, size: ImageSize) -> list[Cut]:
+    """Where a network can be divided. To build and to record it takes a second, and it is asked for twice."""
+    model = build(name, outputs=2, image_size=size, small_input=True, seed=0, weights="none")
+    return list_cuts(model, size.shape)
+
+
+def _classes(raw: RawData, name: str) -> tuple[str, ...]:
+    """The classes of a column that a network can learn: at least two, and several images of each.
+
+    Raises:
+        DataError: it is no such column.
+    """
+    if name.lower() in (PERSON_COLUMN, *SPLIT_COLUMNS):
+        raise DataError("it names the person or the split of each image")
+    classes, images = read_column(raw, name).names, raw.splits["train"].images.count
+    if classes != BOOLEAN and not 2 <= len(classes) <= images // 2:
+        raise DataError(f"it has {len(classes)} class(es) on {images} training images")
+    return classes
 
 
 def _unknown(data: DataSummary, name: str) -> str:
+    if name in data.refused:
+        return f"column '{name}' of {data.path} cannot be learned: {data.refused[name]}"
     near = difflib.get_close_matches(name, [*data.columns, *data.groups], n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join([*data.columns, *data.groups])}"
     return f"{data.path} has no column '{name}' that can be learned; {hint}"
@@ -197,10 +214,13 @@ def _sides(item: Item) -> tuple[int, int] | None:
     if isinstance(item, np.ndarray):
         return item.shape[0], item.shape[1]
     try:
-        with Image.open(item if isinstance(item, Path) else io.BytesIO(item)) as image:
+        with (
+            open_regular(item) if isinstance(item, Path) else io.BytesIO(item) as file,
+            Image.open(file) as image,
+        ):
             width, height = image.size
             return (width, height) if image.getexif().get(_ORIENTATION, 1) in _TURNED else (height, width)
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # damaged files make decoders raise anything
         return None
 
 

@@ -46,14 +46,14 @@ def check_answer(model: nn.Module, name: str, outputs: int, size: ImageSize) -> 
         CutError: the network does not take such images, does not answer with (1, ``outputs``), answers with something
             else than logits, nothing of it can be trained, or the image has no influence on the answer.
     """
-    model = plain(model).eval()
+    model = plain(model)
     image = torch.zeros(1, *size.shape, requires_grad=True)
     try:
         with torch.enable_grad():
-            answer = model(image)
+            answer = model.eval()(image.clone())  # a network may change what it is given
     except Exception as error:  # whatever the network's code raises
         raise CutError(
-            f"{name} does not take {size} images: {kind_and_place(error)}; choose another image size or network"
+            f"{name} does not take {size} images: {kind_and_place(error)}; {_what_to_mend(model, error)}"
         ) from error
     model.train()
     if not isinstance(answer, Tensor):
@@ -113,6 +113,18 @@ def plain(model: nn.Module) -> nn.Module:
     if type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
         model = model.get_submodule("module")
     return model
+
+
+def _what_to_mend(model: nn.Module, error: Exception) -> str:
+    """What to do about a network that fails on an image."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.device.type != "cpu":
+            return f"its {name} is on the device {tensor.device}; let it be built on the CPU"
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            return f"its {name} is {tensor.dtype}; let it be built as float32 (train.precision makes it faster)"
+    if isinstance(error, TypeError) and "argument" in str(error):
+        return "let its forward take one argument, the images"
+    return "choose another image size or network, or mend its forward"
 
 
 def _within(answer: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from smartedge.errors import CutError
+from smartedge.models.blueprint import is_on_hub
 
 __all__ = ["check_name", "refuse_name"]
 
@@ -31,6 +32,7 @@ def check_name(name: str) -> None:
     """
     library, _, short = name.rpartition("/")
     if ":" in name:
+        _refuse_file(name)
         return
     searched = [library] if library in _FILES else list(_FILES)
     sources = [_sources(each) for each in searched]
@@ -40,6 +42,17 @@ def check_name(name: str) -> None:
     word = re.compile(rb"\b%b\b" % re.escape(short.partition(".")[0].encode()))  # what follows a dot names weights
     if library not in ("", *_FILES) or not any(word.search(text) for text in texts):
         refuse_name(name, (found.decode() for text in texts for found in _DEFINED.findall(text)))
+
+
+def _refuse_file(name: str) -> None:
+    """Refuse the path of a file in place of a module (``nets/small.py:make``)."""
+    module, _, factory = name.partition(":")
+    if not is_on_hub(name) and ("/" in module or module.endswith(".py")):
+        file = Path(module.removesuffix(".py"))
+        raise CutError(
+            f"{name}: {module} is the path of a file; give the module, {file.name}:{factory}, and let Python find it: "
+            f"PYTHONPATH={file.parent}"
+        )
 
 
 def refuse_name(name: str, names: Iterable[str]) -> NoReturn:

@@ -21,7 +21,7 @@ from torch import nn
 
 from smartedge.errors import CutError
 from smartedge.images.size import RGB, ImageSize
-from smartedge.models.blame import first_line, kind_and_place
+from smartedge.models.blame import first_line, kind_and_place, place_and_reason
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
 from smartedge.models.zoo.answers import check_answer
@@ -257,6 +257,10 @@ def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -
     with importing_from(Path.cwd()):
         try:
             factory = getattr(importlib.import_module(module_name), attribute)
+        except ModuleNotFoundError as error:
+            if f"{module_name}.".startswith(f"{error.name}."):  # the module itself, or a package of it
+                raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
+            raise CutError(f"{name}: importing {module_name} fails: {place_and_reason(error)}; install it") from error
         except (ImportError, AttributeError) as error:
             raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
         except (Exception, SystemExit) as error:  # a script without a main part ends here
