@@ -65,7 +65,7 @@ def test_several_columns_and_identity_are_hidden_and_persons_are_attacked(
     )
     train(config, single_process=True, monitor=Quiet())
     for module in ("identity", "persons"):
-        monkeypatch.setattr(f"smartedge.lab.audit.{module}._STEPS", 20)
+        monkeypatch.setattr(f"smartedge.lab.audit.{module}._LOOKS", 2)
         monkeypatch.setattr(f"smartedge.lab.audit.{module}._EVERY", 10)
     monkeypatch.setattr(
         sys, "argv", ["smartedge", "audit", str(config.run_dir), "--attacks", "linear,identity,persons", "--seeds", "1"]

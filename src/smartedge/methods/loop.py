@@ -7,6 +7,7 @@ one by one. Each training brings its own ``step``: loss, backward pass and updat
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
@@ -25,6 +26,7 @@ __all__ = [
     "Deadline",
     "Progress",
     "Rates",
+    "cosine",
     "fit",
     "load_networks_state",
     "load_training_state",
@@ -175,6 +177,16 @@ def warmup_cosine(optimizer: torch.optim.Optimizer, peak: float) -> Rates:
         else:
             tick = min(_TICKS - 1, int(progress.share * _TICKS))
             set_learning_rate(optimizer, peak=peak, step=tick, steps=_TICKS)
+
+    return set_rate
+
+
+def cosine(optimizer: torch.optim.Optimizer, peak: float) -> Rates:
+    """A cosine from ``peak`` to zero, without a warm-up. It follows :attr:`Progress.share`."""
+
+    def set_rate(progress: Progress) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * progress.share))
 
     return set_rate
 

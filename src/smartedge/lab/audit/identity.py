@@ -13,7 +13,7 @@ Letters: N images, M pairs, P persons, E columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,8 @@ from smartedge.artifacts.attacks import Identity, LinkFigures
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.crowd import Columns, Crowd, Fold, person_numbers
 from smartedge.lab.audit.pairs import RESAMPLES, Pairs
-from smartedge.models.optim import in_one_pass
+from smartedge.methods.loop import Best, Progress, cosine, fit
+from smartedge.models.optim import AdamW, in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import Floats, Ints
@@ -35,7 +36,7 @@ __all__ = ["link_releases"]
 _SHRINKS = (0.02, 0.2)  # of the covariance within persons, towards its diagonal
 _SHARES = (0.03, 0.1, 0.3, 1.0)  # of a linker's scores, in standard deviations, beside the labels' log-likelihood ratio
 _WITH_LABEL, _LABEL, _ATTRIBUTES = "+label", "label", "attributes"
-_STEPS, _EVERY = 400, 100  # of the network, and between two looks at the choosing persons
+_LOOKS, _EVERY, _RATE = 4, 100, 2e-3  # at the choosing persons; steps of a network before each; its learning rate
 _PERSONS = 96  # in a batch of the network, two images of each
 _EMBEDDED = 64
 _TEMPERATURE = 0.1
@@ -312,27 +313,33 @@ def _siamese(columns: Columns, fold: Fold, judges: Pairs, seed: int, clock: Cloc
             nn.Dropout(0.2),
             nn.Linear(256, _EMBEDDED),
         )
-        optimizer = in_one_pass(torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05))
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-        best, kept = -1.0, dict[str, Tensor]()
-        for step in range(1, _STEPS + 1):
-            if kept and clock.remaining() == 0:
-                break
-            persons = rng.permutation(several)[:_PERSONS]
-            one = rng.integers(images_P[persons])
-            other = (one + rng.integers(1, images_P[persons])) % images_P[persons]
-            rows = order_N[np.concatenate([start_P[persons] + one, start_P[persons] + other])]
+        optimizer, best = in_one_pass(AdamW(network.parameters(), lr=_RATE, weight_decay=0.05)), Best(network, -1.0)
+
+        def batches(epoch: int) -> Generator[Ints, None, None]:
             network.train()
+            for _ in range(_EVERY):
+                persons = rng.permutation(several)[:_PERSONS]
+                one = rng.integers(images_P[persons])
+                other = (one + rng.integers(1, images_P[persons])) % images_P[persons]
+                yield order_N[np.concatenate([start_P[persons] + one, start_P[persons] + other])]
+
+        def step(rows: Ints, progress: Progress) -> None:
             embedded_BE = F.normalize(network(own_RNE[rng.integers(len(own_RNE), size=len(rows)), rows]), dim=1)
             logits_BB = (embedded_BE @ embedded_BE.T / _TEMPERATURE).fill_diagonal_(-1e4)
-            loss = F.cross_entropy(logits_BB, torch.arange(len(rows)).roll(len(persons)))
+            loss = F.cross_entropy(logits_BB, torch.arange(len(rows)).roll(len(rows) // 2))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
-            if step % _EVERY == 0 and (found := judges.auroc(_closeness(network, at_choice_NE))) > best:
-                best, kept = found, {name: value.clone() for name, value in network.state_dict().items()}
-        network.load_state_dict(kept)
+
+        fit(
+            step,
+            batches,
+            Progress(_LOOKS, _EVERY),
+            rates=cosine(optimizer, _RATE),
+            after_epoch=lambda _: best.offer(judges.auroc(_closeness(network, at_choice_NE))),
+            stop=lambda: best.score >= 0 and clock.remaining() == 0,
+        )
+        best.restore()
     return lambda crowd: _closeness(network, torch.from_numpy(columns(crowd)[0]).float())
 
 

@@ -11,7 +11,7 @@ Letters: N own images, M other images, S sets, I images of a set, P persons, K c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +24,15 @@ from smartedge.artifacts.attacks import PersonBand, PersonFigures
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.audit.crowd import Columns, Crowd, Fold, Sees, person_numbers
 from smartedge.lab.audit.judge import balanced_accuracy_interval, choose_threshold, decide, selection_score
-from smartedge.models.optim import in_one_pass
+from smartedge.methods.loop import Progress, cosine, fit
+from smartedge.models.optim import AdamW, in_one_pass
 from smartedge.privacy.laws import ReleaseLaw
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import Floats, Ints
 
 __all__ = ["BANDS", "Band", "Sets", "read_persons", "sets_of"]
 
-_STEPS, _EVERY = 500, 100  # of a network, and between two looks at the choosing persons
-_RATE = 1e-3  # its learning rate
+_LOOKS, _EVERY, _RATE = 5, 100, 1e-3  # at the choosing persons; steps of a network before each; its learning rate
 _BATCH = 128  # sets
 _MOST = 12  # images of a set from which a network learns
 _SMOOTHING = 0.05  # share of the density of all images in the density of one person's
@@ -318,31 +318,34 @@ class _Network:
         Raises:
             OutOfTime: the time is over.
         """
-        best: dict[str, float] = {}
-        kept: dict[str, _Answer] = {}
+        best, kept = dict[str, float](), dict[str, _Answer]()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             network = _SetNetwork(self.own_RNE.shape[2], self.classes)
-            optimizer = in_one_pass(torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=0.05))
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-            for step in range(1, _STEPS + 1):
+            optimizer = in_one_pass(AdamW(network.parameters(), lr=_RATE, weight_decay=0.05))
+
+            def turns(epoch: int) -> Generator[int, None, None]:
+                network.train()
+                yield from range(_EVERY)
+
+            def step(turn: int, progress: Progress) -> None:
                 clock.check()
                 rows, labels_S = self._batch()
                 release_S = self.rng.integers(len(self.own_RNE), size=len(rows))
-                network.train()
                 loss = F.cross_entropy(network(*_padded(self.own_RNE, rows, release_S)), torch.from_numpy(labels_S))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                schedule.step()
-                if step % _EVERY:
-                    continue
+
+            def look(progress: Progress) -> None:
                 choosing = self._read(network, self.at_choice_RNE, {name: sides[0] for name, sides in bands.items()})
                 value = {name: selection_score(choosing[name], bands[name][0].classes_S) for name in bands}
                 better = [name for name in bands if name not in best or value[name] > best[name]]
                 protected = self._read(network, self.at_test_RNE, {name: bands[name][1] for name in better})
                 for name in better:
                     best[name], kept[name] = value[name], _Answer(choosing[name], protected[name])
+
+            fit(step, turns, Progress(_LOOKS, _EVERY), rates=cosine(optimizer, _RATE), after_epoch=look)
         return kept
 
     def _batch(self) -> tuple[list[Ints], Ints]:

@@ -62,7 +62,7 @@ class Time:
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     """Fewer steps of networks than usual; each takes its time, as do draws, resamples and rounds of trees."""
     for module in (identity, persons):
-        monkeypatch.setattr(module, "_STEPS", 40)
+        monkeypatch.setattr(module, "_LOOKS", 2)
         monkeypatch.setattr(module, "_EVERY", 20)
     made = Time(monkeypatch)
     made.passes(Evidence, "release", 0.002)

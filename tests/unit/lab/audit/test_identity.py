@@ -16,7 +16,7 @@ ALWAYS = {"seed": 0, "clock": Clock(None)}
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that train for fewer steps: these data are easy."""
-    monkeypatch.setattr("smartedge.lab.audit.identity._STEPS", 120)
+    monkeypatch.setattr("smartedge.lab.audit.identity._LOOKS", 3)
     monkeypatch.setattr("smartedge.lab.audit.identity._EVERY", 40)
 
 

@@ -32,7 +32,7 @@ class Front(nn.Module):
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("identity", "persons"):
-        monkeypatch.setattr(f"smartedge.lab.audit.{module}._STEPS", 60)
+        monkeypatch.setattr(f"smartedge.lab.audit.{module}._LOOKS", 2)
         monkeypatch.setattr(f"smartedge.lab.audit.{module}._EVERY", 30)
 
 

@@ -16,7 +16,7 @@ LAW = release_law(Gaussian((4,), 2.0, 1.0, 1e-5))
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that train for fewer steps: these data are easy."""
-    monkeypatch.setattr("smartedge.lab.audit.persons._STEPS", 60)
+    monkeypatch.setattr("smartedge.lab.audit.persons._LOOKS", 3)
     monkeypatch.setattr("smartedge.lab.audit.persons._EVERY", 20)
 
 

@@ -22,7 +22,7 @@ from smartedge.lab.audit.reconstruction.pixels import to_image
 from smartedge.lab.audit.reconstruction.recipe import Fitted, Recipe, Report
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.methods.loop import Best, Progress, fit
-from smartedge.models.optim import in_one_pass
+from smartedge.models.optim import Adam, in_one_pass
 
 __all__ = ["train_gan"]
 
@@ -61,8 +61,8 @@ def train_gan(
         torch.manual_seed(seed)
         critic = PatchCritic(decoder.image_size.channels)
     critic.to(evidence.device)
-    paint = in_one_pass(torch.optim.Adam(painter.parameters(), lr=_LR, betas=_BETAS))
-    judge = in_one_pass(torch.optim.Adam(critic.parameters(), lr=2 * _LR, betas=_BETAS))
+    paint = in_one_pass(Adam(painter.parameters(), lr=_LR, betas=_BETAS))
+    judge = in_one_pass(Adam(critic.parameters(), lr=2 * _LR, betas=_BETAS))
     train, val = evidence.train, evidence.val
     steps = max(1, len(train) // evidence.batch_size) * -(-min(len(train), evidence.batch_size) // _STEP)
     epochs = max(_EPOCHS, -(-_LEAST_STEPS // steps))

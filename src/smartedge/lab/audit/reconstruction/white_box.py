@@ -32,9 +32,9 @@ from smartedge.lab.audit.reconstruction.pixels import prepare, to_bytes, to_imag
 from smartedge.lab.audit.reconstruction.recipe import Report
 from smartedge.lab.audit.run_evidence import RunEvidence
 from smartedge.methods.differentiable import differentiable
-from smartedge.methods.loop import Deadline, Progress, fit
+from smartedge.methods.loop import Deadline, Progress, cosine, fit
 from smartedge.models.codebook import Encode
-from smartedge.models.optim import in_one_pass
+from smartedge.models.optim import Adam, in_one_pass
 
 __all__ = ["STEPS", "Limits", "Weights", "choose_weights", "invert", "total_variation"]
 
@@ -186,20 +186,17 @@ def _descend(
 ) -> Tensor:
     """Minimise with Adam on the pixels' logits, with a cosine rate that ends at zero; returns images."""
     logits_NCHW = start_NCHW.clone().requires_grad_(True)
-    optimizer = in_one_pass(torch.optim.Adam([logits_NCHW], lr=_LR))
+    optimizer = in_one_pass(Adam([logits_NCHW], lr=_LR))
 
     def turns(epoch: int) -> Generator[int, None, None]:
         yield from range(progress.steps)
-
-    def rates(progress: Progress) -> None:
-        optimizer.param_groups[0]["lr"] = _LR * 0.5 * (1 + math.cos(math.pi * progress.share))
 
     def step(turn: int, progress: Progress) -> None:
         optimizer.zero_grad(set_to_none=True)
         objective(logits_NCHW.sigmoid()).sum().backward()
         optimizer.step()
 
-    fit(step, turns, progress, rates=rates, report=report)
+    fit(step, turns, progress, rates=cosine(optimizer, _LR), report=report)
     return logits_NCHW.detach().sigmoid()
 
 
