@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -52,15 +53,8 @@ def gather(batches: Sequence[FeatureBatch], index: NDArray[np.int64], *, pinned:
     features_BF = _empty(len(index), batches[0].features_BF, pinned=pinned)
     for place, (number, row) in enumerate(zip(which.tolist(), rows.tolist(), strict=True)):
         features_BF[place] = batches[number].features_BF[row]
-    edges = [batch.edge_B for batch in batches if batch.edge_B is not None]
-    cuts = [batch.cut_B for batch in batches if batch.cut_B is not None]
-    return FeatureBatch(
-        np.concatenate([batch.ids for batch in batches])[index],
-        features_BF,
-        np.concatenate([batch.labels for batch in batches])[index],
-        np.concatenate(edges)[index] if edges else None,
-        np.concatenate(cuts)[index] if cuts else None,
-    )
+    nothing = [replace(batch, features_BF=np.empty((len(batch.ids), 0), np.float32)) for batch in batches]
+    return replace(take(join(nothing), index), features_BF=features_BF)
 
 
 def _empty(count: int, like: Features, *, pinned: bool) -> Features:
