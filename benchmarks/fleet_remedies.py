@@ -172,7 +172,7 @@ def features_of(edge: Edge, remedies: Sequence[str]) -> tuple[Tensor, Tensor]:
 def run(name: str, division: str, data: DataSet, seed: int = 0) -> float:
     """Train with some remedies; the accuracy of the back on all test images."""
     remedies = name.split()
-    blueprint = fleet.settings("own", fleet.EDGES, None, None, seed).division(CLASSES, seed=seed)
+    blueprint = fleet.settings("own", fleet.EDGES, None, None, seed).division(CLASSES)
     count = 1 if name.startswith("one edge") else fleet.EDGES
     begin = next((int(word[6:]) for word in remedies if word.startswith("start-")), 0)
     start = started(data, blueprint, begin, seed) if begin else None

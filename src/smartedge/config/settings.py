@@ -178,8 +178,8 @@ class Config(Section):
             )
         return self
 
-    def division(self, outputs: int, *, seed: int | None = None) -> Blueprint:
-        """What the network and its division are built from; ``seed`` replaces the run's seed."""
+    def division(self, outputs: int) -> Blueprint:
+        """What the network and its division are built from."""
         model = self.model
         return Blueprint(
             name=model.name,
@@ -188,7 +188,7 @@ class Config(Section):
             mean=self.data.mean,
             std=self.data.std,
             small_input=model.small_input,
-            seed=self.seed if seed is None else seed,
+            seed=self.seed,
             weights=model.weights,
             arguments=model.args,
             at=model.cut,

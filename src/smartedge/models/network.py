@@ -20,7 +20,7 @@ from smartedge.models.cutting.part import Part
 from smartedge.models.exits import TaskExit
 from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
 from smartedge.models.zoo import networks
-from smartedge.models.zoo.weights import Pixels, Rescale
+from smartedge.models.zoo.weights import USUAL_MEAN, USUAL_STD, Pixels, Rescale
 
 __all__ = [
     "Divided",
@@ -34,8 +34,6 @@ __all__ = [
     "to_input",
     "undivided",
 ]
-
-_MEAN, _SPREAD = 0.5, 0.25  # of pixel values in [0, 1]: fixed, so that edge and cloud agree without exchanging anything
 
 
 @dataclass(frozen=True)
@@ -191,10 +189,10 @@ def _first_layers(blueprint: Blueprint, model: nn.Module) -> list[nn.Module]:
     if loaded is None and blueprint.mean is None and blueprint.std is None:
         return []
     channels = ImageSize.of(blueprint.image_size).channels
-    usual = Pixels((_MEAN,) * channels, (_SPREAD,) * channels) if loaded is None else loaded.pixels
+    usual = Pixels((USUAL_MEAN,) * channels, (USUAL_STD,) * channels) if loaded is None else loaded.pixels
     pixels = Pixels(blueprint.mean or usual.mean, blueprint.std or usual.std)
     loaded = None if loaded is None else replace(loaded, pixels=pixels)
-    return [Rescale(pixels, mean=_MEAN, std=_SPREAD, loaded=loaded)]
+    return [Rescale(pixels, loaded)]
 
 
 def _freeze(blueprint: Blueprint, parts: Sequence[Part]) -> None:
@@ -228,5 +226,5 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def to_input(images_BCHW: Tensor, device: torch.device, *, channels_last: bool = False) -> Tensor:
     """uint8 (B, C, H, W) → what networks take: float32, centred and scaled by fixed constants."""
     pixels = images_BCHW.to(device).to(torch.float32)  # in this order: a byte for each value goes to a GPU, not four
-    scaled = pixels.sub_(255 * _MEAN).mul_(1 / (255 * _SPREAD))
+    scaled = pixels.sub_(255 * USUAL_MEAN).mul_(1 / (255 * USUAL_STD))
     return scaled.contiguous(memory_format=torch.channels_last) if channels_last else scaled

@@ -370,7 +370,7 @@ def test_what_does_not_learn_is_told(edge_of: Callable[..., EdgeRunner], monkeyp
     half = nn.Conv2d(3, 2, 4, stride=4)
     half.bias.requires_grad_(False)
     pixels = Pixels((0.5,) * 3, (0.25,) * 3)
-    loaded = Rescale(pixels, mean=0.5, std=0.25, loaded=Loaded("a file", 7, (), pixels, None))
+    loaded = Rescale(pixels, Loaded("a file", 7, (), pixels, None))
     for front, lines in (
         (nn.Conv2d(3, 2, 4, stride=4), []),
         (nn.Sequential(loaded, nn.Conv2d(3, 2, 4, stride=4)), ["weights: 7 tensors from a file"]),

@@ -102,7 +102,7 @@ def test_versions_are_those_of_packages_that_are_here(monkeypatch: pytest.Monkey
 def test_weights_of_a_run_are_told_as_they_were_loaded() -> None:
     assert weights_facts([torch.nn.Linear(1, 1)]) is None
     loaded = Loaded("timm", 7, ("fc",), Pixels((0.1,), (0.2,)), 224, ("a note",))
-    part = Rescale(loaded.pixels, mean=0.5, std=0.5, loaded=loaded)
+    part = Rescale(loaded.pixels, loaded)
     found = weights_facts([torch.nn.Linear(1, 1), torch.nn.Sequential(part)])
     assert found == WeightsFacts(
         source="timm", tensors=7, replaced=("fc",), image_size=224, mean=(0.1,), std=(0.2,), notes=("a note",)

@@ -21,6 +21,8 @@ from smartedge.models.zoo.tensor_names import own_names
 
 __all__ = [
     "IMAGENET",
+    "USUAL_MEAN",
+    "USUAL_STD",
     "Loaded",
     "Pixels",
     "Rescale",
@@ -29,6 +31,9 @@ __all__ = [
     "later_loaded",
     "loaded_in",
 ]
+
+# The scale that all networks get: fixed, so that edge and cloud agree without exchanging anything.
+USUAL_MEAN, USUAL_STD = 0.5, 0.25
 
 Adapt = Callable[[dict[str, Tensor], nn.Module], Mapping[str, Tensor]]
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.", "aux_head.", "aux_classifier.")  # heads that only training has
@@ -80,20 +85,18 @@ class Rescale(nn.Module):
     """First layer of a network: turns the pixels that all networks get into those of another scale, channel by channel.
 
     Args:
-        pixels: the scale.
-        mean: of the pixel values that come in, in [0, 1].
-        std: what they were divided by.
+        pixels: the scale; what comes in has that of :data:`USUAL_MEAN` and :data:`USUAL_STD`.
         loaded: what was put into the network, where it is pretrained.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, pixels: Pixels, *, mean: float, std: float, loaded: Loaded | None = None) -> None:
+    def __init__(self, pixels: Pixels, loaded: Loaded | None) -> None:
         super().__init__()
         self.loaded = loaded
-        scale = [std / value for value in pixels.std]
-        shift = [(mean - own) / value for own, value in zip(pixels.mean, pixels.std, strict=True)]
+        scale = [USUAL_STD / value for value in pixels.std]
+        shift = [(USUAL_MEAN - own) / value for own, value in zip(pixels.mean, pixels.std, strict=True)]
         self.register_buffer("scale", torch.tensor(scale).reshape(-1, 1, 1))
         self.register_buffer("shift", torch.tensor(shift).reshape(-1, 1, 1))
 
