@@ -229,6 +229,35 @@ def test_the_energy_is_that_of_busy_time_and_bytes(job: Job, make_setting: Calla
     assert found.energy.radio == pytest.approx(sending * (868.98 * 1.1 + 817.88) / 1000, rel=1e-9)
 
 
+def test_the_last_frame_of_a_pass_may_hold_fewer_images(job: Job, make_setting: Callable[..., Setting]) -> None:
+    """100 images to validate with and 200 to test with are 64 + 36 and 3 · 64 + 8."""
+    job = job.model_copy(update={"images": {"train": 640, "val": 100, "test": 200}})
+    once = predict(HIERARCHICAL.model_copy(update={"schedule": "freeze-and-log"}), job, make_setting("3g"))
+    sent = 640 + 100 + 200
+    assert once.bytes_up_total == pytest.approx(sent * 2053 + (10 + 2 + 4) * FRAMING, rel=1e-9)
+    assert once.bytes_up_per_image == pytest.approx(2053 + FRAMING / B, rel=1e-9)
+    assert once.stage_seconds["encode"] == pytest.approx(sent * 0.05 * MS / 6, rel=1e-9)
+    assert once.stage_seconds["link"] == pytest.approx(once.bytes_up_total * WIRE * 8e-6 / 1.1 / 6, rel=1e-9)
+    front = 6 * (640 * 3 + 100 * 1) * MS + 200 * 1 * MS + 0.3
+    assert once.stage_seconds["edge"] == pytest.approx((front + sent * 1 * MS) / 6, rel=1e-9)
+    look = (4 / 3 + 0.01) * MS
+    cloud = 6 * (640 * 4.01 * MS + 100 * look) + 200 * look + 0.2
+    assert once.stage_seconds["cloud"] == pytest.approx(cloud / 6, rel=1e-9)
+
+
+def test_images_wait_in_the_memory_of_an_edge_that_uploads(job: Job, make_setting: Callable[..., Setting]) -> None:
+    found = predict(Choice(method="upload", schedule="joint", cut=None, codec="jpeg"), job, make_setting("3g"))
+    assert found.edge_peak_bytes == 400e6 + (job.queue_frames + 1 + 3) * B * 3 * 64 * 64
+    waits = predict(Choice(method="split", schedule="joint", cut="early", codec="float32"), job, make_setting("3g"))
+    assert waits.edge_peak_bytes == 560e6, "an answer comes before the next batch"
+
+
+def test_the_error_of_a_codec_is_that_of_the_edge(job: Job, make_setting: Callable[..., Setting]) -> None:
+    assert predict(HIERARCHICAL, job, make_setting("3g")).rmse == 0.02
+    assert predict(HIERARCHICAL.model_copy(update={"codec": "float32"}), job, make_setting("3g")).rmse == 0.0
+    assert predict(Choice(method="local", schedule="joint", cut=None, codec=None), job, make_setting("3g")).rmse is None
+
+
 def test_labels_take_their_bytes(config: Any) -> None:
     counts: Any = {"train": 640, "val": 64, "test": 128}
     assert job_of(config, counts, 2).label_bytes == 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from smartedge.artifacts.plan import Link
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.energy import edge_energy
 from smartedge.lab.plan.links import LINKS, parse_link
@@ -51,3 +52,19 @@ def test_energy_is_not_invented() -> None:
     assert (energy.compute, energy.radio) == (None, None)
     silent = edge_energy(parse_link("5.85"), compute_watts=None, busy_s=8.0, bytes_up=0, bytes_down=0)
     assert silent.radio == 0.0
+
+
+@pytest.mark.parametrize(("up", "down", "radio"), [(1.0, None, "4g"), (None, 1.0, "4g"), (1.0, 1.0, None)])
+def test_a_radio_of_which_a_rate_is_unknown_has_no_energy(up, down, radio) -> None:
+    link = Link(name="some", up_mbits=up, down_mbits=down, latency_s=0.0, radio=radio)
+    assert edge_energy(link, compute_watts=2.0, busy_s=3.0, bytes_up=1.0, bytes_down=1.0).radio is None
+
+
+def test_what_is_received_takes_energy_of_its_own() -> None:
+    link = LINKS["wifi"]
+    energy = edge_energy(link, compute_watts=2.0, busy_s=3.0, bytes_up=0, bytes_down=10 / link.down_seconds(1))
+    assert energy.radio == pytest.approx(10 * (137.01 * 54.97 + 132.86) / 1000, rel=1e-9)
+    assert energy.total == pytest.approx(6.0 + energy.radio, rel=1e-12)
+    assert link.down_seconds(1448) == pytest.approx(12112 / 54.97e6, rel=1e-9)
+    assert LINKS["local"].down_seconds(10**9) == 0.0
+    assert (str(link), str(LINKS["local"])) == ("wifi (18.88 Mbit/s up, 5 ms)", "local")

@@ -51,6 +51,7 @@ def test_a_stage_that_is_not_ready_delays_what_comes_after() -> None:
 
 def test_larger_frames_stand_for_many() -> None:
     assert coarsen(30, 100) == (30, 1.0)
+    assert coarsen(0, 100) == (0, 1.0)
     count, each = coarsen(1000, 100)
     assert (count, each) == (100, 10.0)
     fine = departures(np.tile([1.0, 2.0], (1000, 1)), [None, 8])[-1, -1]

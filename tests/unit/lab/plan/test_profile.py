@@ -100,6 +100,19 @@ def test_every_machine_that_ships_loads_and_scales(name: str, profile: Profile) 
     assert scaled.cuts[1].codecs["uint8"].bytes_per_image == profile.cuts[1].codecs["uint8"].bytes_per_image
     host = factor if device.computes_on == "cpu" else 1.0
     assert scaled.cuts[1].codecs["uint8"].encode.seconds == pytest.approx(2e-5 * host, rel=1e-9)
+    on_host = [(scaled.data, 5e-5), (scaled.cuts[1].release, 3e-5), (scaled.whole.release, 2e-5)]
+    on_host += [(scaled.cuts[1].codecs["uint8"].decode, 1e-5), (scaled.whole.codecs["jpeg"].decode, 1e-4)]
+    steps = [(scaled.cuts[1].back_step_gradient, 4.4e-3), (scaled.cuts[1].split_backward, 1.5e-3)]
+    steps += [(scaled.whole.step, 7e-3), (scaled.whole.forward, 2.3e-3), (scaled.cuts[1].back_forward, 4e-3 / 3)]
+    for timings, by in ((on_host, host), (steps, factor)):
+        for timing, seconds in timings:
+            assert (timing.seconds, timing.cpu_seconds) == pytest.approx((seconds * by, seconds * by), rel=1e-9)
+    assert scaled.whole.step.first_seconds == pytest.approx(0.4 * factor, rel=1e-9)
+    assert scaled.cuts[1].build_seconds == pytest.approx(0.5 * host, rel=1e-9)
+    assert scaled.whole.build_seconds == pytest.approx(0.4 * host, rel=1e-9)
+    assert (
+        scaled.name == name and f"the times of test bench × {factor:.3g}, from {3 * 0.3 / 7e-3:.3g} " in scaled.notes[0]
+    )
 
 
 def test_there_are_edges_and_clouds() -> None:

@@ -1,19 +1,32 @@
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smartedge.artifacts.plan import Choice, Job
+from smartedge.artifacts.plan import Choice, Energy, Job, Prediction
 from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.draw import draw_plan, rows_by_cut
 from smartedge.lab.plan.job import Setting
 from smartedge.lab.plan.published import load_device, scale
-from smartedge.lab.plan.search import Constraints, choices, explain, make_plan, parse_depth, written
+from smartedge.lab.plan.search import (
+    Constraints,
+    as_file,
+    choices,
+    describe,
+    explain,
+    figures_of,
+    make_plan,
+    parse_depth,
+    written,
+)
 
 
 def test_every_choice_is_there_once(make_setting: Callable[..., Setting]) -> None:
@@ -146,9 +159,96 @@ def test_the_picture_has_a_bar_for_each_cut_and_method(
     assert [p.choice.method for _, p in rows][3:] == ["upload", "split", "local"]
     png, page = draw_plan(plan, tmp_path / "a" / "plan.png"), draw_plan(plan, tmp_path / "plan.html")
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    text = page.read_text()
+    text = html.unescape(page.read_text())
     assert "<svg" in text and text.count("<tr") == 1 + len(plan.ranked) and "://" not in text
     assert "Plan · smartedge" in text and "not allowed: depth" in text
+    broken = [f"{describe(p.choice)} (not allowed: depth)" for p in plan.ranked if p.rejected]
+    dimmed = re.findall(r'<tr class="note"><th scope="row">([^<]*)</th>', text)
+    assert dimmed == broken and 0 < len(broken) < len(plan.ranked)
+    figures = "".join(f"<td>{figure}</td>" for figure in figures_of(plan.ranked[0]).values())
+    assert f'<tr><th scope="row">{describe(plan.ranked[0].choice)}</th>{figures}</tr>' in text
+    where = "edge test bench, cloud test bench; link 3g (1.1 Mbit/s up, 50 ms); predicted, not measured"
+    assert f'<p class="lede">{where}</p>' in text and all(line in text for line in explain(plan))
+    first = rows[0][1]
+    bar = ", ".join(f"{stage} {first.stage_seconds[stage]:.3g}" for stage in ("edge", "encode", "link", "cloud"))
+    assert f"Predicted time of an epoch, by cut: stem {first.seconds_per_epoch:.3g} s ({bar}); early" in text
+
+
+def test_the_bars_are_the_fastest_choice_at_each_cut_and_one_of_each_other_method(
+    config: Config, job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    plan = make_plan(config, job, make_setting("3g"), Constraints())
+    for name, prediction in rows_by_cut(plan)[:3]:
+        at_cut = [p for p in plan.ranked if p.choice.method == "hierarchical" and p.choice.cut == name]
+        assert prediction == at_cut[0]
+    split = plan.first_of("split")
+    assert split is not None and rows_by_cut(plan)[4:] == [
+        (f"split at {split.choice.cut}", split),
+        ("local", plan.first_of("local")),
+    ]
+    undivided = replace(plan, method="upload")  # the cuts are those of the first method that divides
+    assert rows_by_cut(undivided) == rows_by_cut(plan)
+    assert [name for name, _ in rows_by_cut(replace(plan, method="split"))] == [
+        "stem", "early", "late", f"hierarchical at {plan.ranked[0].choice.cut}", "upload", "local",
+    ]  # fmt: skip
+
+
+def test_the_figures_of_a_choice_as_texts(config: Config, job: Job, make_setting: Callable[..., Setting]) -> None:
+    choice = Choice(method="hierarchical", schedule="joint", cut="early", codec="uint8")
+    prediction = Prediction(
+        choice=choice,
+        seconds_per_epoch=1.2345,
+        seconds_total=1234.56,
+        stage_seconds={"edge": 1.0, "encode": 0.02, "link": 3.456, "cloud": 0.5},
+        bottleneck="link",
+        bytes_up_per_image=2053.4,
+        bytes_up_total=1.5e9,
+        bytes_down_total=2.5e8,
+        edge_peak_bytes=3 * 2**30,
+        energy=Energy(compute=100.0, radio=1134.4),
+        depth=0.4,
+        rmse=0.02,
+    )
+    assert figures_of(prediction) == {
+        "s/epoch": "1.23", "edge": "1", "encode": "0.02", "link": "3.46", "cloud": "0.5", "s in all": "1235",
+        "bytes/image": "2,053", "MB sent": "1,750.0", "edge MiB": "3,072", "edge J": "1,234", "depth": "0.40",
+    }  # fmt: skip
+    unknown = prediction.model_copy(update={"energy": Energy(compute=100.0, radio=None)})
+    assert figures_of(unknown)["edge J"] == "–"
+    assert describe(choice) == "hierarchical at early, joint, uint8"
+    assert describe(Choice(method="local", schedule="joint", cut=None, codec=None)) == "local"
+    assert describe(Choice(method="split", schedule="joint", cut="late", codec="float32")) == "split at late, float32"
+
+
+def test_the_file_of_a_plan_holds_what_was_planned(
+    config: Config, job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    plan = make_plan(config, job, make_setting("0.05", same_machine=True), Constraints())
+    found = as_file(plan)
+    assert plan.best is not None and plan.chosen is not None and plan.best != plan.chosen
+    assert (found.recommended, found.chosen) == (plan.best.choice, plan.chosen.choice)
+    assert (found.link, found.same_machine, found.job) == (plan.setting.link, True, job)
+    assert (found.reasons, found.ranked) == (tuple(explain(plan)), plan.ranked)
+    for machine in (found.edge, found.cloud):
+        assert (machine.name, machine.kind, machine.date) == ("test bench", "measured", "2026-01-01T00:00:00+00:00")
+    none = as_file(make_plan(config, job, make_setting("3g"), Constraints(max_bytes=-1.0)))
+    assert (none.recommended, none.chosen) == (None, None)
+
+
+def test_what_is_sent_in_all_and_the_depth_have_limits_that_may_be_reached(
+    config: Config, job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    plan = make_plan(config, job, make_setting("3g"), Constraints())
+    split = plan.first_of("split")
+    assert split is not None and split.bytes_down_total > 0
+    most, memory = split.bytes_up_total + split.bytes_down_total, split.edge_peak_bytes
+    for limits, broken in (
+        (Constraints(memory, most, split.depth), ()),
+        (Constraints(memory - 1, most - 1, split.depth + 1e-9), ("edge memory", "bytes", "depth")),
+    ):
+        ranked = make_plan(config, job, make_setting("3g"), limits).ranked
+        (same,) = [p for p in ranked if p.choice == split.choice]
+        assert same.rejected == broken
 
 
 @pytest.mark.parametrize("name", ["plan.pdf", "plan"])
