@@ -245,6 +245,11 @@ class Results(Artifact):
     )
     seconds_total: float = Field(description="wall clock of the last session")
     stage_seconds: StageSeconds = Field(description="busy seconds per epoch; the stages overlap")
+    edge_processor_seconds: float | None = Field(
+        default=None,
+        description="`stage_seconds.edge` without the time in which other programs had the processor; null where the "
+        "edge has a GPU, where the cloud is in the same process, and in results of early versions",
+    )
     edge_data_share: float = Field(description="share of the edge's time in which it waited for images")
     edge_peak_rss_bytes: int | None = Field(
         description="largest resident set of the edge process; null where the system does not tell"
@@ -268,6 +273,12 @@ class Results(Artifact):
     def chance(self) -> float:
         """Balanced accuracy of guessing."""
         return 1 / len(self.task.names) if self.task.kind == "single" else 0.5
+
+    @property
+    def edge_work(self) -> float:
+        """Seconds of computing on the edge, in all epochs. What other programs took is left out where that is known."""
+        each = self.stage_seconds.edge if self.edge_processor_seconds is None else self.edge_processor_seconds
+        return self.epochs * each
 
     @property
     def learned_nothing(self) -> bool:

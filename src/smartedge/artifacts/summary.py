@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -74,6 +75,11 @@ class EdgeSummary(_Summary):
     schema_version: Literal[1] = 1
     side: Literal["edge"] = "edge"
     threaded: bool = Field(description="whether frames were sent by a thread of their own")
+    processor_seconds: float | None = Field(
+        default=None,
+        description="`busy_seconds` without the time in which other programs had the processor; null where the edge has "
+        "a GPU, where the cloud is in the same process, and in early versions",
+    )
     data_wait_seconds: float = Field(description="seconds in which the edge waited for images")
     data_busy_seconds: float = Field(description="seconds of reading and augmenting images")
     teacher_val: Figures | None = Field(description="of the undivided network of `train.distill` on validation images")
@@ -97,14 +103,22 @@ class CloudSummary(_Summary):
     frames: int = Field(description="frames in the feature log")
 
 
-def refuse_unfinished(run_dir: Path) -> None:
+def refuse_unfinished(run_dir: Path, *, sides: Sequence[str] = ("edge",)) -> None:
     """Refuse a run whose edge has not finished: its front will change.
 
+    Args:
+        run_dir: the run directory.
+        sides: those whose folders are needed.
+
     Raises:
-        RunError: it has not, or its folder is not there.
+        RunError: it has not, or a folder is not there.
     """
-    if not (run_dir / "edge").is_dir():
-        raise RunError(f"{run_dir}: there is no edge/; the audit needs both sides' folders, edge/ and cloud/")
+    for side in sides:
+        if not (run_dir / side).is_dir():
+            raise RunError(
+                f"{run_dir}: there is no {side}/; edge/ and cloud/ must be in one run directory, on the edge's machine: "
+                "'smartedge collect' brings cloud/ there"
+            )
     if not has_finished(run_dir / "edge"):
         raise RunError(
             f"{run_dir}: the edge has not finished this run, so its front is not the one that will be used; finish it "

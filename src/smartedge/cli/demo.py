@@ -127,7 +127,7 @@ def _make_run(config: Config, reports: ThreadPoolExecutor) -> None:
 
 def epochs_in_the_same_time(divided: Results, whole: Results) -> int:
     """The fewest epochs of the whole network for which the edge computes at least as long as in the divided run."""
-    return math.ceil(divided.epochs * divided.stage_seconds.edge / whole.stage_seconds.edge)
+    return math.ceil(divided.edge_work / (whole.edge_work / whole.epochs))
 
 
 def _chosen(folder: Path) -> dict[str, object]:

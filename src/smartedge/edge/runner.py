@@ -114,8 +114,9 @@ class EdgeRunner:
         shape = self.learner.feature_shape
         self.streams = Streams(config, self.state.run, dataset.task, shape, self.images.steps)
         self._waits = threaded and self.method.answered  # for the cloud's answers
+        counts = threaded and device.type == "cpu"
         threaded = threaded and not self.method.answered
-        self.process = Process(threaded, self.state.counts.epochs, rss_bytes=rss_before)
+        self.process = Process(threaded, counts, self.state.counts.epochs, rss_bytes=rss_before)
         self.gate: Gate | None = None
         self.shipper: Shipper | None = None
         self.sender: Sender | None = None
@@ -322,9 +323,10 @@ class EdgeRunner:
     def _computing(self) -> Iterator[None]:
         """Count the time inside as computing time, without the time that sending took in this thread."""
         inline = self.sender.inline_seconds if self.sender else 0.0
-        begun = time.perf_counter()
+        begun, begun_processor = time.perf_counter(), time.thread_time()
         yield
         self.state.counts.busy += time.perf_counter() - begun
+        self.state.counts.processor += time.thread_time() - begun_processor
         if self.sender:
             self.state.counts.busy -= self.sender.inline_seconds - inline
 

@@ -33,6 +33,7 @@ class Counts:
     taught: int = 0  # epochs completed of the undivided network that teaches the exit
     done: int = 0  # epochs of the schedule completed
     busy: float = 0.0  # seconds of computing
+    processor: float = 0.0  # the same, without the time in which other programs had the processor
     data_wait: float = 0.0  # seconds of waiting for images
     data_busy: float = 0.0  # seconds of reading and augmenting them
     test: Figures | None = None  # of the edge's own head on the test split
@@ -114,7 +115,7 @@ class EdgeState:
                 self._teacher_trained = True
         self.random.state = state["random"]
         test, teacher_val = (None if state[name] is None else Figures.model_validate(state[name]) for name in _FIGURES)
-        plain = {name: state[name] for name in _PLAIN}
+        plain = {name: state[name] for name in _PLAIN if name in state}
         self.counts = Counts(**plain, test=test, teacher_val=teacher_val, traffic=Traffic.of(confirmed.traffic))
         self.next_seq, self.spooled = int(state["next_seq"]), confirmed.spooled
 

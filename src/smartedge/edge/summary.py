@@ -59,6 +59,7 @@ class Process:
     """Facts of the edge's process at its start."""
 
     threaded: bool  # frames are sent by a thread of their own
+    processor_counts: bool  # it computes on no GPU, and the cloud has a process of its own
     epochs_before: int  # completed in earlier processes of the run
     started: float = field(default_factory=time.time)  # seconds since 1970
     begun: float = field(default_factory=time.monotonic)
@@ -106,6 +107,7 @@ def summarise(
         finished=finished,
         session=Session.ending(process.started, process.begun, counts.epochs - process.epochs_before),
         busy_seconds=counts.busy,
+        processor_seconds=counts.processor if process.processor_counts else None,
         data_wait_seconds=counts.data_wait,
         data_busy_seconds=counts.data_busy,
         test=counts.test,

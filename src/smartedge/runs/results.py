@@ -95,6 +95,7 @@ def assemble(run_dir: Path, config: Config, method: Method, facts: RunFacts) -> 
         seconds_per_epoch=per_epoch,
         seconds_total=wall,
         stage_seconds=stages,
+        edge_processor_seconds=None if edge.processor_seconds is None else edge.processor_seconds / config.epochs,
         edge_data_share=_share(edge.data_wait_seconds, edge.busy_seconds),
         edge_peak_rss_bytes=edge.peak_rss_bytes,
         edge_baseline_rss_bytes=edge.baseline_rss_bytes,

@@ -72,6 +72,8 @@ def test_reading_adds_up_and_computing_is_without_the_time_that_sending_took(edg
     """A clock that goes on by ten seconds in each update; four of these are the link's."""
     clock = itertools.count(0, 10)
     monkeypatch.setattr(runner.time, "perf_counter", lambda: float(next(clock)))
+    processor = itertools.count(0, 3)
+    monkeypatch.setattr(runner.time, "thread_time", lambda: float(next(processor)))
 
     def exchange(ids, features_BF, labels):
         edge.sender.inline_seconds += 4.0
@@ -90,6 +92,7 @@ def test_reading_adds_up_and_computing_is_without_the_time_that_sending_took(edg
     counts = edge.state.counts
     assert (counts.data_busy, counts.data_wait) == (2.0, 1.0), "over both epochs"
     assert counts.busy == 6 * (10 - 4) and seconds == [18.0, 18.0] and len(finished) == 6
+    assert counts.processor == 6 * 3, "without the time in which other programs had the processor"
     assert edge.monitor.bars[-1] == ("train", 6, 6)
 
 

@@ -90,15 +90,16 @@ def of_a_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EdgeSummary]:
         finished: bool = True,
         frozen: tuple[bool, ...] = (False, False),
         dataset: DataSet | None = None,
+        processor_counts: bool = True,
     ) -> EdgeSummary:
         front = nn.Linear(1, 1)
         for parameter, stays in zip(front.parameters(), frozen, strict=True):
             parameter.requires_grad_(not stays)
         learner = SimpleNamespace(feature_shape=(2, 3, 4), modules={"front": front})
-        counts = Counts(2, 5, 11.0, 12.0, 13.0, FIGURES, FIGURES.model_copy(update={"loss": 2.5}))
+        counts = Counts(2, 5, 11.0, 10.0, 12.0, 13.0, FIGURES, FIGURES.model_copy(update={"loss": 2.5}))
         counts.traffic = Traffic({"train": 14}, {"train": 15}, {"train": 16}, "socket", 17.0, 18.0, 19.0)
         return summarise(
-            Process(threaded=True, epochs_before=3, started=80.0, begun=5.0, rss_bytes=1000),
+            Process(threaded=True, processor_counts=processor_counts, epochs_before=3, started=80.0, begun=5.0, rss_bytes=1000),
             counts,
             get_method(method),
             dataset or faces(),
@@ -115,6 +116,7 @@ def test_every_figure_is_in_its_place(of_a_run: Callable[..., EdgeSummary], gate
     found = of_a_run(gate)
     assert found.threaded and found.finished
     assert (found.session.started, found.session.ended, found.session.epochs) == (80.0, 90.0, 4), "7, of which 3 before"
+    assert found.processor_seconds == 10.0 and of_a_run(gate, processor_counts=False).processor_seconds is None
     assert (found.busy_seconds, found.data_wait_seconds, found.data_busy_seconds) == (11.0, 12.0, 13.0)
     assert found.test == FIGURES and found.teacher_val is not None and found.teacher_val.loss == 2.5
     assert (found.traffic.up, found.traffic.link_seconds) == ({"train": 14}, 19.0)

@@ -220,10 +220,8 @@ def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures]
     epochs = mine.epochs / theirs.epochs
     if theirs.seconds_per_epoch > 0:
         text += f"; {times(epochs * mine.seconds_per_epoch / theirs.seconds_per_epoch)} times its time"
-    if theirs.stage_seconds.edge > 0:
-        text += (
-            f"; {times(epochs * mine.stage_seconds.edge / theirs.stage_seconds.edge)} times its computing on the edge"
-        )
+    if theirs.edge_work > 0:
+        text += f"; {times(mine.edge_work / theirs.edge_work)} times its computing on the edge"
     my_peak, their_peak = mine.edge_peak_rss_bytes, theirs.edge_peak_rss_bytes
     if known(my_peak) and known(their_peak):
         text += f"; {times(my_peak / their_peak)} times its peak memory on the edge"

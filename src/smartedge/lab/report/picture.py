@@ -125,7 +125,7 @@ def _bytes(axis: Axes, runs: Sequence[Run]) -> None:
 
 def _work(axis: Axes, runs: Sequence[Run]) -> None:
     axis.set_title("Edge's computing, all epochs")
-    values = [run.results.epochs * run.results.stage_seconds.edge for run in runs]
+    values = [run.results.edge_work for run in runs]
     for row, value in enumerate(values):
         axis.barh(row, value, height=0.52, color=EDGE)
         axis.text(value + 0.01 * max(values), row, f"{value:.1f} s", va="center", fontsize=10)

@@ -454,8 +454,19 @@ def test_runs_of_fewer_epochs_are_named_so_and_compared_over_all_their_epochs(wr
     assert epochs_in_the_same_time(*(read_run(run).results for run in runs[:2])) == 2  # 6 s of the edge, 4 s an epoch
 
 
-def stages(edge, epoch):
+def test_computing_is_compared_in_seconds_of_the_processor_where_these_are_known(write_run):
+    """On a busy machine other programs have the processor for a part of the seconds of the clock."""
+    runs = [
+        write_run("hierarchical", epochs=6, change=stages(edge=8.0, epoch=9.0, processor=1.0)),
+        write_run("local", method="local", epochs=6, change=stages(edge=8.0, epoch=9.0, processor=4.0)),
+    ]
+    assert "0.25 times its computing" in compared(runs)[1]
+    assert epochs_in_the_same_time(*(read_run(run).results for run in runs)) == 2
+
+
+def stages(edge, epoch, processor=None):
     def change(results):
+        results["edge_processor_seconds"] = processor
         results["stage_seconds"]["edge"] = edge
         results["seconds_per_epoch"] = epoch
 
