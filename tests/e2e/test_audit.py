@@ -346,10 +346,10 @@ def test_wrong_use_is_explained(
     says(2, "such as 90s, 5m or 2h", run_dir, "--budget", "soon")
     says(2, "guess is not known", run_dir, "--attributes", "smile", "--attacks", "guess")
     shutil.move(run_dir / "cloud", tmp_path / "cloud")
-    says(10, "needs both sides' folders", run_dir, "--attributes", "masculine")
+    says(10, "there is no cloud/; edge/ and cloud/ must be in one", run_dir, "--attributes", "masculine")
     shutil.move(tmp_path / "cloud", run_dir / "cloud")
     shutil.rmtree(run_dir / "edge")
-    says(10, "needs both sides' folders", run_dir, "--attributes", "masculine")
+    says(10, "there is no edge/; edge/ and cloud/ must be in one", run_dir, "--attributes", "masculine")
 
 
 def test_columns_beside_those_a_data_set_was_opened_with(tmp_path: Path) -> None:

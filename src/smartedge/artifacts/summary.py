@@ -77,8 +77,8 @@ class EdgeSummary(_Summary):
     threaded: bool = Field(description="whether frames were sent by a thread of their own")
     processor_seconds: float | None = Field(
         default=None,
-        description="`busy_seconds` without the time in which other programs had the processor; null where the edge has "
-        "a GPU, where the cloud is in the same process, and in early versions",
+        description="`busy_seconds` without the time in which other programs had the processor; null where the edge "
+        "has a GPU, where the cloud is in the same process, and in early versions",
     )
     data_wait_seconds: float = Field(description="seconds in which the edge waited for images")
     data_busy_seconds: float = Field(description="seconds of reading and augmenting images")
@@ -116,8 +116,8 @@ def refuse_unfinished(run_dir: Path, *, sides: Sequence[str] = ("edge",)) -> Non
     for side in sides:
         if not (run_dir / side).is_dir():
             raise RunError(
-                f"{run_dir}: there is no {side}/; edge/ and cloud/ must be in one run directory, on the edge's machine: "
-                "'smartedge collect' brings cloud/ there"
+                f"{run_dir}: there is no {side}/; edge/ and cloud/ must be in one run directory, on the edge's "
+                "machine: 'smartedge collect' brings cloud/ there"
             )
     if not has_finished(run_dir / "edge"):
         raise RunError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.artifacts.summary import refuse_unfinished
 from smartedge.cli.arguments import count, names, positive, seconds
 from smartedge.cli.common import write_report_where_possible
-from smartedge.errors import ConfigError, DataError, RunError, list_some
+from smartedge.errors import ConfigError, DataError, list_some
 from smartedge.lab.audit.clock import Clock
 from smartedge.lab.judging.text import lower_number, upper_number
 from smartedge.logs import say
@@ -171,12 +171,8 @@ def _check(args: argparse.Namespace) -> None:
         check_noise(args.noise)
     configs = [load_run_config(folder) for folder in (args.run_dir, args.undefended) if folder is not None]
     if args.run_dir is not None:  # before torch is imported
-        refuse_unfinished(args.run_dir)
-        if get_method(configs[0].method).has_cloud and not (args.run_dir / "cloud").is_dir():
-            raise RunError(
-                f"{args.run_dir}: there is no cloud/; the audit needs both sides' folders, edge/ and cloud/: "
-                "'smartedge collect' brings the missing one"
-            )
+        sends = get_method(configs[0].method).has_cloud
+        refuse_unfinished(args.run_dir, sides=("edge", "cloud") if sends else ("edge",))
     _settings(args)
 
 

@@ -77,7 +77,7 @@ def test_a_session_is_as_long_as_the_clock_that_nobody_sets_says(monkeypatch: py
 
 
 def test_a_front_that_will_change_is_not_audited(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"there is no edge/; the audit needs both sides' folders"):
+    with pytest.raises(RunError, match=r"there is no edge/; .*: 'smartedge collect' brings cloud/ there"):
         refuse_unfinished(tmp_path)
     (tmp_path / "edge").mkdir()
     file = tmp_path / "edge" / "summary.json"
@@ -90,6 +90,8 @@ def test_a_front_that_will_change_is_not_audited(tmp_path: Path) -> None:
     edge_summary(TASK, (2,)).write(file)
     assert has_finished(tmp_path / "edge")
     refuse_unfinished(tmp_path)
+    with pytest.raises(RunError, match=r"there is no cloud/; edge/ and cloud/ must be in one"):
+        refuse_unfinished(tmp_path, sides=("edge", "cloud"))
     assert EdgeSummary.read_if_there(file) == edge_summary(TASK, (2,))
     (tmp_path / "cloud").mkdir()
     file.rename(tmp_path / "cloud" / "summary.json")

@@ -99,7 +99,14 @@ def of_a_run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., EdgeSummary]:
         counts = Counts(2, 5, 11.0, 10.0, 12.0, 13.0, FIGURES, FIGURES.model_copy(update={"loss": 2.5}))
         counts.traffic = Traffic({"train": 14}, {"train": 15}, {"train": 16}, "socket", 17.0, 18.0, 19.0)
         return summarise(
-            Process(threaded=True, processor_counts=processor_counts, epochs_before=3, started=80.0, begun=5.0, rss_bytes=1000),
+            Process(
+                threaded=True,
+                processor_counts=processor_counts,
+                epochs_before=3,
+                started=80.0,
+                begun=5.0,
+                rss_bytes=1000,
+            ),
             counts,
             get_method(method),
             dataset or faces(),

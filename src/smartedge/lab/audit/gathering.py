@@ -339,8 +339,8 @@ def _log_of_this_edge(run_dir: Path) -> FeatureReader:
         if log.streams and log.streams[0].run == run:
             return log
     raise RunError(
-        f"{cloud}: there is no feature log of this edge; the audit needs both sides' folders, edge/ and cloud/, in one "
-        "run directory: 'smartedge collect' brings the missing one"
+        f"{cloud}: there is no feature log of this edge, so it is not that of this run; bring the right one with "
+        "'smartedge collect'"
     )
 
 
@@ -375,6 +375,5 @@ def _load(module: nn.Module, path: Path) -> None:
         module.load_state_dict(load_file(path), strict=True)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise RunError(
-            f"{path}: the weights cannot be loaded ({error}); the audit needs both sides' folders, edge/ and "
-            "cloud/, of a finished run in one run directory"
+            f"{path}: the weights cannot be loaded ({error}); bring the file again from where the run was made"
         ) from error
