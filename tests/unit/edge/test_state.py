@@ -102,7 +102,7 @@ def test_a_run_goes_on_with_the_images_and_labels_that_it_began_with_alone(tmp_p
 def test_a_resumed_run_has_all_that_was_kept(tmp_path: Path) -> None:
     kept = state_in(tmp_path)
     traffic = Traffic({"train": 1}, {"train": 2}, {"train": 3}, "socket", 4.0, 5.0, 6.0)
-    kept.counts = Counts(1, 2, 3.0, 4.0, 5.0, FIGURES, FIGURES.model_copy(update={"loss": 2.5}), traffic)
+    kept.counts = Counts(1, 2, 3.0, 2.5, 4.0, 5.0, FIGURES, FIGURES.model_copy(update={"loss": 2.5}), traffic)
     kept.learner.weight = 7.0
     with kept.random.active():
         torch.rand(3)
@@ -112,6 +112,19 @@ def test_a_resumed_run_has_all_that_was_kept(tmp_path: Path) -> None:
     assert again.counts == kept.counts and again.counts.epochs == 3
     assert (again.next_seq, again.spooled, again.learner.weight) == (8, True, 7.0)
     assert torch.equal(again.random.state, kept.random.state)
+
+
+def test_a_checkpoint_of_a_version_that_counted_less_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = state_in(tmp_path)
+    earlier.counts.busy = 3.0
+    with monkeypatch.context() as then:
+        then.setattr("smartedge.edge.state._PLAIN", ["taught", "done", "busy", "data_wait", "data_busy"])
+        earlier.checkpoint(1, at_once)
+    again = state_in(tmp_path)
+    again.restore()
+    assert (again.counts.busy, again.counts.processor) == (3.0, 0.0)
 
 
 def test_a_checkpoint_counts_once_its_frames_are_durable_and_older_ones_then_go(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def series(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
         for i, (name, points) in enumerate(lines.items()):
             axes.plot(
                 *zip(*points, strict=True),
-                color=(INK, MUTED)[i % 2],  # edge and cloud have colours, runs have not
+                color=(INK, MUTED)[(i + i // 4) % 2],  # edge and cloud have colours, runs have not
                 linestyle=dashes[i % 4],
                 marker="osD^vPX*"[i % 8],
                 markersize=4,

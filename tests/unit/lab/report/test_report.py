@@ -461,12 +461,16 @@ def test_computing_is_compared_in_seconds_of_the_processor_where_these_are_known
         write_run("local", method="local", epochs=6, change=stages(edge=8.0, epoch=9.0, processor=4.0)),
     ]
     assert "0.25 times its computing" in compared(runs)[1]
+    page = Page(write_comparison(runs, runs[0].parent / "both.html"))
+    assert "the edge's processor 1.00 s 4.00 s" in page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert page.text.count("smartedge demo") == 1, "one command made both"
     assert epochs_in_the_same_time(*(read_run(run).results for run in runs)) == 2
 
 
 def stages(edge, epoch, processor=None):
     def change(results):
         results["edge_processor_seconds"] = processor
+        results["command"] = "smartedge demo"
         results["stage_seconds"]["edge"] = edge
         results["seconds_per_epoch"] = epoch
 
