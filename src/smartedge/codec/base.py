@@ -26,12 +26,10 @@ class Codec(Protocol):
     @property
     def name(self) -> str:
         """The name that a stream header carries."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """The dtype that it encodes and gives back."""
-        ...
 
     def encode(self, features_BF: Features) -> tuple[bytes, bytes]:
         """Payload and side of features of shape (B, *F) and of :attr:`dtype`, B ≥ 1; ``pack`` checks this.
@@ -39,7 +37,6 @@ class Codec(Protocol):
         Raises:
             CodecError: for a shape that the codec does not take, or values that it cannot represent (NaN, infinities).
         """
-        ...
 
     def decode(
         self, payload: Bytes, side: bytes, *, batch: int, feature_shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -52,11 +49,9 @@ class Codec(Protocol):
         Raises:
             CodecError: when the bytes are not what :meth:`encode` makes of such features.
         """
-        ...
 
     def max_bytes(self, batch: int, feature_shape: tuple[int, ...]) -> int:
         """Payload and side together are never more bytes than this, whatever the features hold."""
-        ...
 
 
 def new_features(

@@ -44,11 +44,9 @@ class Front(Protocol):
 
     def features(self, images_BCHW: NDArray[np.uint8]) -> Features:
         """uint8 (B, 3, H, W) → bounded features, float32 (B, *F)."""
-        ...
 
     def logits(self, features_BF: Features, *, released: bool) -> NDArray[np.float32]:
         """The exit's logits, float32 (B, K), for features as they were released, or bounded ones without noise."""
-        ...
 
 
 class Back(Protocol):
@@ -56,7 +54,6 @@ class Back(Protocol):
 
     def __call__(self, features_BF: Features) -> NDArray[np.float32]:
         """Probabilities, float32 (B, K)."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,6 @@ class Guard(Protocol):
         Raises:
             LinkError: this cannot be told at the moment.
         """
-        ...
 
     def edge_of(self, token: str) -> str | None:
         """Name of the edge that a token belongs to; None: it is nobody's.
@@ -80,7 +79,6 @@ class Guard(Protocol):
         Raises:
             LinkError: this cannot be told at the moment.
         """
-        ...
 
 
 def listens_in_clear(host: str, credentials: Credentials, *, insecure: bool) -> bool:

@@ -42,7 +42,6 @@ class FrameSender(Protocol):
         Raises:
             FrameError, RunError: when the receiver refuses it.
         """
-        ...
 
     def write(self, message: Message) -> None:
         """Send a frame, as :func:`~smartedge.wire.frame.serialise` makes it.
@@ -50,11 +49,9 @@ class FrameSender(Protocol):
         Nothing comes back, so an error of the receiver may be raised a few frames later. Blocks while the receiver is
         full.
         """
-        ...
 
     def exchange(self, message: Message) -> ReceivedFrame:
         """Send a frame and wait for the answer to it (``StreamHeader.answer_shape``)."""
-        ...
 
     def flush(self) -> None:
         """Send what was kept, and return when the receiver holds every frame of the stream durably.
@@ -62,7 +59,6 @@ class FrameSender(Protocol):
         All frames were written, and frames of this stream are not answered. The stream stays open. The receiver's
         program may end once it has heard of the end of the last stream, and not before.
         """
-        ...
 
     def close(self) -> None:
         """Send what was kept, end the stream, and return when the receiver holds every frame durably.
@@ -71,29 +67,24 @@ class FrameSender(Protocol):
             LinkError: the receiver may not have heard of the end, also where :meth:`confirmed` says that it holds
                 every frame. It may wait for that; the stream can be opened and ended again.
         """
-        ...
 
     def confirmed(self) -> int:
         """The receiver holds every frame before this number durably, as far as this side has heard.
 
         Streams that were opened later, or by another link, may have gone back behind it (split learning).
         """
-        ...
 
     def assume_confirmed(self, seq: int) -> None:
         """Every frame before this number was confirmed to an earlier process.
 
         A link whose receiver says in :meth:`open` what it wants does not need to know.
         """
-        ...
 
     def counters(self) -> ByteCount:
         """Bytes up and down since the link was made."""
-        ...
 
     def disconnect(self) -> None:
         """Close the connection; an open stream is broken off. May be called from any thread, at any time."""
-        ...
 
 
 class FrameHandler(Protocol):
@@ -118,7 +109,6 @@ class FrameHandler(Protocol):
         Raises:
             FrameError, RunError: to refuse it.
         """
-        ...
 
     def ingest(self, edge: str, header: StreamHeader, frame: ReceivedFrame) -> Frame | None:
         """Take the next frame, checked against the header and in order. May block; the sender then waits.
@@ -128,7 +118,6 @@ class FrameHandler(Protocol):
         Returns:
             The answer, with the same ``seq`` and ids, where the header asks for answers; else None.
         """
-        ...
 
     def sync(self, edge: str, header: StreamHeader) -> int:
         """Make every frame that was ingested durable. Called now and then within a stream, not after every frame.
@@ -136,15 +125,12 @@ class FrameHandler(Protocol):
         Returns:
             The number before which every frame of the edge is durable. The sender may forget these frames.
         """
-        ...
 
     def finish(self, edge: str, header: StreamHeader) -> None:
         """All frames are in: make them durable. The sender's ``close`` returns after this."""
-        ...
 
     def abort(self, edge: str, header: StreamHeader) -> None:
         """The stream broke off, or a frame of it was not acceptable."""
-        ...
 
 
 _Stream = TypeVar("_Stream")

@@ -36,11 +36,9 @@ class OneWayHandler(FrameHandler, Protocol):
 
     def accept_one_way(self, edge: str, header: StreamHeader) -> int:
         """As ``accept``; streams before this one may be lost."""
-        ...
 
     def lost(self, edge: str, header: StreamHeader, end: int) -> None:
         """The frames from the next one up to ``end`` (not included) are lost. Frame ``end`` may be handed on next."""
-        ...
 
 
 class SimplexReceiver:
