@@ -14,7 +14,7 @@ from smartedge.codec.learned import FEWEST_BYTES
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.config.section import Section
 from smartedge.images.size import MOST_CHANNELS, ImageSize, SizeField
-from smartedge.models.shards import INDEX
+from smartedge.models.weight_files import INDEX
 
 __all__ = [
     "ADDITIVE",

@@ -35,7 +35,7 @@ from smartedge.errors import ConfigError
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint, weights_named
-from smartedge.models.shards import weight_files
+from smartedge.models.weight_files import weight_files
 
 __all__ = ["AUTO", "Config", "changes_in_words", "differences"]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from smartedge.config import Config
 from smartedge.errors import ConfigError, CutError
-from smartedge.models.shards import weight_files
+from smartedge.models.weight_files import weight_files
 from smartedge.models.zoo.files import read_weights
 from smartedge.models.zoo.tensor_names import own_names
 from smartedge.models.zoo.weights import fill

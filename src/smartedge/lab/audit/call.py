@@ -19,10 +19,10 @@ from smartedge.lab.audit.attributes import Findings, in_focus, infer, plan, summ
 from smartedge.lab.audit.certificate.evidence import certify_evidence
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, labels_as_sent, of_a_training_image
+from smartedge.lab.audit.in_words import verdict
 from smartedge.lab.audit.membership import membership
 from smartedge.lab.audit.settings import AuditSettings
 from smartedge.lab.audit.stages import ATTACK_NAMES, stage_of, with_earlier
-from smartedge.lab.audit.verdict import verdict
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.runs.machine import versions
 from smartedge.runs.progress import Monitor

@@ -15,7 +15,7 @@ from smartedge.lab.report import plots
 from smartedge.lab.report.gallery import gallery, network_name, told_apart
 from smartedge.lab.report.page import write_page
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.verdict import margin
+from smartedge.lab.report.run_verdict import margin
 from smartedge.methods.schedules import get_schedule
 
 __all__ = ["compared", "write_comparison"]

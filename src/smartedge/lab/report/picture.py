@@ -15,7 +15,7 @@ from smartedge.files import replacing
 from smartedge.lab.judging.text import fewer_epochs
 from smartedge.lab.report.canvas import CLOUD, EDGE, INK, MUTED
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.verdict import margin
+from smartedge.lab.report.run_verdict import margin
 from smartedge.methods.schedules import get_schedule
 
 __all__ = ["write_picture"]

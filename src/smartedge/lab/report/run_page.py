@@ -17,7 +17,7 @@ from smartedge.lab.report import plots
 from smartedge.lab.report.page import data_uri, write_page
 from smartedge.lab.report.privacy import privacy_page, privacy_verdict
 from smartedge.lab.report.read import Run, read_run
-from smartedge.lab.report.verdict import margin, verdict
+from smartedge.lab.report.run_verdict import margin, verdict
 from smartedge.metrics import OffloadingCurve, answers, confidence, evaluate, gain_interval, offloading_curve
 
 __all__ = ["write_report"]

@@ -17,7 +17,7 @@ from torch import Tensor
 from smartedge.errors import CutError
 from smartedge.files import open_regular
 from smartedge.images.decode import is_lfs_pointer
-from smartedge.models.shards import INDEX, weight_files
+from smartedge.models.weight_files import INDEX, weight_files
 from smartedge.models.zoo.pth import Unknown, UnreadableFile, read_pth
 
 __all__ = ["read_weights"]

@@ -9,8 +9,8 @@ import pytest
 from audit_example import RUN, attribute_block, example_audit, figures, membership, noise_test, reconstruction
 
 from smartedge.artifacts.audit import Audit, AuditSettingsUsed, Effort, Skipped
+from smartedge.lab.audit.in_words import verdict
 from smartedge.lab.audit.stages import stage_of, with_earlier
-from smartedge.lab.audit.verdict import verdict
 
 EARLIER = example_audit(
     skipped=(

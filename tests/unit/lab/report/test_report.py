@@ -19,7 +19,7 @@ from smartedge.errors import RunError
 from smartedge.extras import how_to_install
 from smartedge.lab.report import compared, write_comparison, write_report
 from smartedge.lab.report.read import read_run
-from smartedge.lab.report.verdict import margin, verdict
+from smartedge.lab.report.run_verdict import margin, verdict
 from smartedge.metrics import evaluate
 
 CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
