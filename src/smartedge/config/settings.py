@@ -161,7 +161,7 @@ class Config(Section):
 
     @property
     def automatic(self) -> tuple[str, ...]:
-        """The settings that are ``auto``. Whoever starts both sides measures them, since both need the same values."""
+        """The settings that are ``auto``. They are measured before both sides start, which need the same values."""
         train = self.train
         return tuple(f"train.{key}" for key in ("precision", "channels_last") if getattr(train, key) == "auto")
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from smartedge.data.reading.loader import Batches, batches
     from smartedge.data.shards import shard
 
-# Public name -> module. Imported at first use: whoever only checks a path and its columns needs no torch.
+# Public name -> module. Imported at first use: to check a path and its columns needs no torch.
 _PUBLIC = {
     "Batches": "data.reading.loader",
     "DataSet": "data.dataset",

@@ -131,7 +131,7 @@ def _refuse_measured(column: Column, data: RawData) -> None:
 
 def labels_of(task: Task, columns: Sequence[Column], split: SplitName, rows: Ints) -> Tensor:
     """The labels of some rows of a split, as :class:`~smartedge.types.Task` describes them."""
-    import torch  # not above: whoever only checks columns needs none
+    import torch  # not above: to check columns needs none
 
     codes = np.stack([column.codes[split][rows] for column in columns], axis=1)
     if task.kind == "single":

@@ -228,7 +228,7 @@ class Shipper:
     def _open_earlier(self, header: StreamHeader, refusal: FrameError) -> tuple[StreamHeader, int]:
         """Open the earlier stream of which the cloud lacks frames. Raises the refusal where it lacks none of them.
 
-        Whoever is refused often has to wait, so this takes few tries: each one halves the streams that it may be.
+        A sender that is refused often has to wait. So this takes few tries: each one halves the streams that it may be.
         """
         streams = self.spool.streams
         first, end = 0, streams.index(header)

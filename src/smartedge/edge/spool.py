@@ -233,12 +233,12 @@ class Spool:
         return self._confirmed
 
     def wake(self) -> None:
-        """Let whoever waits for a change look again."""
+        """Let threads that wait for a change look again."""
         with self._changed:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let whoever waits here go on. A full spool raises from now on."""
+        """Let threads that wait here go on. A full spool raises from now on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

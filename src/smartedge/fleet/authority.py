@@ -238,7 +238,7 @@ class Authority:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else changes the fleet in the block: whoever began with an older register would undo a revocation.
+        """Nobody else changes the fleet in the block: with an older register a command would undo a revocation.
 
         Raises:
             FleetError: the disk does not take what the block writes.

@@ -50,7 +50,7 @@ class _Watched(Generic[_Content]):
         """The content. Where the file cannot be read, what was read last, for a minute.
 
         Raises:
-            LinkError: it cannot be read for longer than that. Whoever asks may do so again later.
+            LinkError: it cannot be read for longer than that. The caller may ask again later.
         """
         with self._lock:
             if (stamp := self._stamp_now()) is None or stamp != self._stamp:

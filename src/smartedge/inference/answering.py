@@ -71,7 +71,7 @@ class Answer:
     by: str
 
     def text(self, task: Task) -> tuple[str, float]:
-        """The answer in words, and how sure whoever gave it is, from 0 to 1."""
+        """The answer in words, and its confidence, from 0 to 1."""
         chosen = metrics.answers(self.scores_K[None], task.kind)[0]
         if task.kind == "single":
             return task.names[int(chosen)], float(self.scores_K.max())

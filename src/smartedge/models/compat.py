@@ -85,7 +85,7 @@ def _load(package: str) -> ModuleType:
 def _dynamo_later() -> Iterator[None]:
     """Meanwhile ``from torch._dynamo.utils import is_compile_supported`` gives a function that imports it when called.
 
-    Whoever asks that module for anything else gets the real one.
+    Code that asks that module for anything else gets the real one.
     """
     if _DYNAMO in sys.modules:
         yield

@@ -1,9 +1,9 @@
 """Bounds the connections of a receiver, and counts their bytes by edge.
 
-gRPC accepts connections by itself, and can only refuse the newest where there are too many. Then whoever holds enough
-idle connections keeps everybody out. :class:`Connections` closes the oldest connection that has not proved who it is
-instead. An edge proves it within milliseconds, so it gets through. From then on its connection counts for the edge, and
-no longer for its host: a site with many edges may have one address.
+gRPC accepts connections by itself, and can only refuse the newest where there are too many. Then one host with enough
+idle connections would keep everybody out. :class:`Connections` closes the oldest connection instead that has not
+proved who it is. An edge proves it within milliseconds, so it gets through. From then on its connection counts for the
+edge, and no longer for its host: a site with many edges may have one address.
 
 gRPC answers some calls by itself, such as compressed ones. A sender that repeats them never waits for us. So who sends
 much without proving who it is is not read from any more, until its connection is closed for its age.

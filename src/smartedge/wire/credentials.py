@@ -49,7 +49,6 @@ class Credentials:
         certificate: Path | None = None,
         key: Path | None = None,
         token: str | None = None,
-        server_name: str | None = None,
     ) -> Credentials:
         """Read certificates and key.
 
@@ -58,7 +57,7 @@ class Credentials:
         """
         if key is not None and key.exists():
             refuse_if_others_can_read(key, LinkError, "a private key")
-        return cls(_bytes(ca), _bytes(certificate), _bytes(key), token, server_name)
+        return cls(_bytes(ca), _bytes(certificate), _bytes(key), token)
 
 
 class Guard(Protocol):

@@ -27,7 +27,7 @@ LOOK_S = 2.0  # somebody waits for the answer
 _TRIES = 3  # a connection that is closed as many times in the same way was not closed by a bad link
 _ABOUT_CERTIFICATES = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_UNSUPPORTED_CERTIFICATE", "UNKNOWN_CA")
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # the greeting, without settings
-_SETTINGS = 4  # kind of the first frame of whoever speaks HTTP/2
+_SETTINGS = 4  # kind of the first frame that every HTTP/2 program sends
 _FRAME_HEAD = 9  # bytes
 
 

@@ -19,8 +19,8 @@ _here = threading.local()  # .slot: of the newest call on this thread
 def about_to_wait() -> None:
     """Say in a handler that it will wait for other edges or for training. Elsewhere nothing happens.
 
-    Its call gives its slot up, so that other calls can begin. Waiting for a lock or the disk is no such case: whoever
-    holds them works, and goes on by itself.
+    Its call gives its slot up, so that other calls can begin. Waiting for a lock or the disk is no such case: it
+    ends without another call.
     """
     slot: Slot | None = getattr(_here, "slot", None)
     if slot is not None:

@@ -28,9 +28,9 @@ def test_each_file_goes_to_its_place(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "key").chmod(0o600)
     made = Credentials.from_files(
-        ca=tmp_path / "ca", certificate=tmp_path / "certificate", key=tmp_path / "key", token="t", server_name="cloud"
+        ca=tmp_path / "ca", certificate=tmp_path / "certificate", key=tmp_path / "key", token="t"
     )
-    assert made == Credentials(b"ca", b"certificate", b"key", "t", "cloud")
+    assert made == Credentials(b"ca", b"certificate", b"key", "t")
     assert made.tls and not Credentials(token="t").tls and Credentials(encrypted=True).tls
 
 

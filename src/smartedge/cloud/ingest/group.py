@@ -109,7 +109,7 @@ class SharedStore(StoreFollower):
             with holding(self._folder / "turn", _share):
                 _share(file)
             self._inside[edge] = file
-            # So that whoever has just looked at the store does not see it complete before its edges.
+            # So that a thread that has just looked at the store does not see it complete before its edges.
             with self._handover.changed:
                 self._handover.complete = is_complete(self._cloud)
 

@@ -1,7 +1,7 @@
 """Copies a store to another place, for example an object store: ``smartedge log RUN --to URL`` (docs/store.md).
 
 Files of the copy never change. What was durable is copied up to the watermark, and the manifest is written last. So
-whoever reads the copy sees a whole state of the store, the last one or the one before it.
+a reader of the copy sees a whole state of the store, the last one or the one before it.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class _File(_Kept):
 
         The file is mapped during the call only: what was read does not stay in the process.
         """
-        import torch  # not above: whoever only looks for a data set needs none
+        import torch  # not above: to look for a data set needs none
 
         mapped = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         pixels = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._shape)

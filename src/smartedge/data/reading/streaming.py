@@ -152,7 +152,7 @@ class StreamedImages:
                     "with --resume"
                 )
             images_BCHW[place] = found.transpose(2, 0, 1)
-        import torch  # not above: whoever only looks for a data set needs none
+        import torch  # not above: to look for a data set needs none
 
         return torch.from_numpy(images_BCHW)
 

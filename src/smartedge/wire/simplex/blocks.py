@@ -1,6 +1,6 @@
 """Blocks of frames, and the datagrams from which a block is put together although some are lost.
 
-A block holds the stream's header and the next frames of the stream; so whoever has one block can use it, whatever was
+A block holds the stream's header and the next frames of the stream; so one block can be used alone, whatever was
 lost before. It is divided into symbols of one datagram each, and RaptorQ (RFC 6330) adds repair symbols: any set of as
 many symbols as the block has, and a few more, gives the block back. How many repair symbols are sent follows from the
 share of datagrams that the link is expected to lose.
