@@ -63,15 +63,18 @@ def test_what_was_written_is_there_after_a_restart_and_may_be_written_again(tmp_
 
 
 def test_frames_become_durable_where_the_reader_wants_them_and_by_themselves(tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("smartedge.edge.spool.time.monotonic", lambda: now)
     with opened(tmp_path) as spool:
         fill(spool, 0, 2)
         assert spool.holds(1) and not spool.holds(2)
         assert LogReader(tmp_path, "edge").next_seq == 2
+        now = 1000.49
         fill(spool, 2, 3)
-        monkeypatch.setattr("smartedge.edge.spool._SYNC_SECONDS", 0.0)
+        assert LogReader(tmp_path, "edge").next_seq == 2
+        now = 1000.5  # nothing that is older than half a second is at risk
         fill(spool, 3, 4)
         assert LogReader(tmp_path, "edge").next_seq == 4
-        monkeypatch.undo()
         monkeypatch.setattr("smartedge.edge.spool._SYNC_BYTES", 150)
         fill(spool, 4, 5)
         assert LogReader(tmp_path, "edge").next_seq == 4

@@ -48,7 +48,8 @@ def test_a_secret_that_all_share_names_nobody() -> None:
     access = Access(Credentials(token="secret"), None)
     assert access.proves
     assert access.admit({"authorization": "Bearer secret"}, {}) == Peer("edge", None)
-    for shown in ({}, {"authorization": "Bearer other"}, {"authorization": "secret"}, {"authorization": "Bearer é"}):
+    wrong = ("Bearer other", "secret", "Bearer é", "Bearer secre", "Bearer secret2", "Bearer Secret")
+    for shown in ({}, *({"authorization": each} for each in wrong)):
         with pytest.raises(FleetError, match="token is missing or wrong"):
             access.admit(shown, {})
 

@@ -88,8 +88,10 @@ def test_a_header_and_frames_stay_until_frames_are_durable(handler: Handler) -> 
     assert take(intake, stream()[:1]).before == {"frames": 0}
     assert take(intake, stream()[1:3], 1).before == {"frames": 3} and handler.calls[-1] == "sync"
     handler.failures["sync"] = LogError("disk full")
-    two = dataclasses.replace(HEADER, frames=9)
-    settled = take(begun(handler), [header_message(two), *parts(2)], 3)
+    long = dataclasses.replace(HEADER, frames=9)
+    later = begun(handler, Stored(2, long))
+    assert take(later, parts(2), 3) == Settled({"frames": 3}, refusal=handler.failures["sync"]), "not durable yet"
+    settled = take(begun(handler), [header_message(long), *parts(2)], 3)
     assert settled == Settled({"frames": 3}, refusal=handler.failures["sync"])
 
 
