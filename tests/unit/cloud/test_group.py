@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import queue
 import threading
 from collections import defaultdict
@@ -12,8 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from smartedge.cloud.workers.group import _SHORT, ALONE, Group, WorkerGroup, WorkersLost
+from smartedge.cloud.workers.shared_step import divided, shared_step
+from smartedge.methods.back_step import cloud_step
+from smartedge.methods.options import StepOptions
+from smartedge.types import FeatureBatch
 
 MOST = _SHORT - 8  # that fits into one exchange
 
@@ -37,6 +43,40 @@ def test_a_worker_alone_decides_and_adds_in_order() -> None:
     assert first.item() == 0.5 and second.tolist() == [2.5, 2.5]
     reverse = [[torch.tensor([0.5])], [torch.tensor([-1e8])], [torch.tensor([1e8])]]
     assert ALONE.add_up(b"", reverse, reverse[0])[1][0].item() == 0.0, "so the order matters"
+
+
+@pytest.mark.parametrize("label_epsilon", [None, 1.5])
+def test_a_step_in_shards_is_that_of_all_images_at_once(label_epsilon: float | None) -> None:
+    """The shards are of unequal sizes, and more than ten, whose numbers as texts are in another order."""
+    torch.manual_seed(0)
+    whole, labels_B = nn.Linear(3, 2), torch.arange(25) % 2
+    batch = FeatureBatch(np.arange(25), torch.randn(25, 3).numpy(), labels_B.numpy())
+    back, how = copy.deepcopy(whole), StepOptions(label_smoothing=0.2, clip_norm=0.05)
+    step = divided(batch, 12, ALONE.own(12))
+    assert sorted({len(each.ids) for each in step.shards.values()}) == [2, 3]
+    told = shared_step(
+        back,
+        torch.optim.SGD(back.parameters(), lr=1.0),
+        step,
+        lambda number, each: torch.from_numpy(each.features_BF),
+        ALONE,
+        label_epsilon=label_epsilon,
+        options=how,
+    )
+    expected = cloud_step(
+        whole,
+        torch.optim.SGD(whole.parameters(), lr=1.0),
+        torch.from_numpy(batch.features_BF),
+        labels_B,
+        "single",
+        label_epsilon=label_epsilon,
+        options=how,
+    )
+    assert told.ids.tolist() == list(range(25)) and torch.equal(told.labels, labels_B)
+    assert told.loss == pytest.approx(expected.loss.item(), rel=1e-6)
+    torch.testing.assert_close(told.logits_BK, expected.logits_BK)
+    for one, other in zip(back.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(
