@@ -16,11 +16,12 @@ from smartedge.lab.audit.attackers import read
 from smartedge.lab.audit.attacks import ATTACKS, Diverged, Reading, Unit, available
 from smartedge.lab.audit.clock import Clock, OutOfTime
 from smartedge.lab.audit.evidence import Evidence, labels_as_sent, of_a_training_image
-from smartedge.lab.audit.inputs import Pool, val_labels
+from smartedge.lab.audit.inputs import Inputs, Pool, val_labels
 from smartedge.lab.audit.judge import judge
-from smartedge.lab.audit.neural import Standardise, _balanced_loss, class_weights
+from smartedge.lab.audit.neural import Standardise, _balanced_loss, _network, class_weights
 from smartedge.privacy.mechanisms import Gaussian, Laplace, RandomisedResponse, UnprotectedCodeword
 from smartedge.runs.progress import Quiet
+from smartedge.runs.seeds import derive_seed
 
 COUNTS = (300, 120, 400)
 
@@ -353,3 +354,24 @@ def test_standardise_and_pool() -> None:
 def test_pooling_averages_neighbours() -> None:
     maps = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert Pool((1, 4, 4), 4)(maps).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+
+
+@pytest.mark.parametrize("attack", ["linear", "mlp"])
+def test_an_attacker_scales_by_images_of_its_own_that_its_seed_chooses(
+    evidence_of: Callable[..., Evidence], attack: str
+) -> None:
+    """At most 2048 of them; the layers are those that the documentation names."""
+    features = [torch.randn(count, 3, generator=torch.Generator().manual_seed(count)) for count in (2100, 4, 5)]
+    evidence = evidence_of(features, [torch.arange(len(part)) % 3 for part in features], classes=3)
+    network = _network(evidence, Unit("defended", attack, ("hidden",), 1e-3, 7), Inputs(evidence, attack))
+    chosen = torch.randperm(2100, generator=torch.Generator().manual_seed(derive_seed(7, "audit", "standardise")))
+    torch.testing.assert_close(network[0].mean_D, features[0][chosen[:2048]].mean(dim=0))
+    torch.testing.assert_close(
+        network[0].scale_D, 1 / (features[0][chosen[:2048]].std(dim=0) * 1.001), rtol=1e-3, atol=0
+    )
+    hidden = ["Linear", "LayerNorm", "GELU", "Dropout"] * 2 if attack == "mlp" else []
+    assert [type(layer).__name__ for layer in network] == ["Standardise", *hidden, "Linear"]
+    linear = [layer for layer in network if isinstance(layer, torch.nn.Linear)]
+    sizes = [(layer.in_features, layer.out_features) for layer in linear]
+    assert sizes == ([(3, 512), (512, 256), (256, 3)] if attack == "mlp" else [(3, 3)])
+    assert all(layer.p == 0.2 for layer in network if isinstance(layer, torch.nn.Dropout))

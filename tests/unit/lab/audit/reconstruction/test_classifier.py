@@ -130,3 +130,15 @@ def test_it_learns_what_can_be_seen_and_adapts_to_what_reconstructions_show(shuf
     )
     assert read_labels(adapted, exchanged, labels)["smile"]["balanced_accuracy"] > 0.95
     assert read_labels(classifier, val, labels)["smile"]["balanced_accuracy"] > 0.95  # a copy was changed
+
+
+def test_where_no_label_of_the_attackers_own_val_images_is_known_no_epoch_is_better():
+    images = torch.zeros(4, 3, 2, 2, dtype=torch.uint8)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
+    classifier = Classifier(network, (Question("a", True, 2),), EXACT, torch.device("cpu"))
+    labels = torch.tensor([[0], [1], [0], [1]])
+    for known, score in ((torch.full_like(labels, -1), 0.0), (labels, 0.5)):  # all images are alike
+        given = LabelledImages(lambda rows, _: images[rows].float(), labels, images, known)
+        recipe = recipe_of(4, epochs=1, seconds=float("inf"), lr=1e-3)
+        _, fitted = classifier.adapted(given, recipe, seed=0, report=lambda *_: None)
+        assert fitted.score == score

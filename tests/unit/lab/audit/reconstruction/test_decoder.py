@@ -76,6 +76,8 @@ def test_the_scale_ignores_units_and_does_not_blow_up_what_hardly_varies():
 def test_critic_scores_patches():
     images = torch.rand(2, 3, 32, 32)
     assert PatchCritic()(images, images).shape == (2, 1, 4, 4)
+    small = images[:, :, :18, :18]  # 9, 4 and 2 wide: each convolution pads by one
+    assert PatchCritic()(small, small).shape == (2, 1, 2, 2)
 
 
 def test_fresh_pairs_mirror_images_with_their_features(shuffled):

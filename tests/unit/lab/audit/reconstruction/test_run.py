@@ -169,6 +169,16 @@ def test_what_was_cut_short_counts_says_so_and_is_done_again_where_there_is_more
     assert longer["skipped"] == []
 
 
+def test_where_nothing_is_to_be_hidden_images_of_each_desired_class_are_shown(shuffled, tmp_path):
+    made = module._Attacks(shuffled, None, [], Clock(None), module.Store(tmp_path), Quiet(), 0, [])
+    desired = shuffled.test_desired
+    rows = [torch.nonzero(desired == label).flatten()[:2] for label in (0, 1)]
+    assert made.sample.tolist() == torch.cat(rows).tolist()
+    hidden = module._Attacks(shuffled, None, ["masculine"], Clock(None), module.Store(tmp_path), Quiet(), 0, [])
+    assert len(hidden.sample) == 8 and hidden.subset.tolist()[:8] == hidden.sample.tolist()
+    assert hidden.pieces == ["classifier", "decoder", "gan", "white-box"] and not hidden.compared
+
+
 def test_combinations_are_in_order_and_leave_out_unknown_labels():
     desired = torch.tensor([0, 1, 0, 1, 0, 0, 1, 2, 0])
     sensitive = torch.tensor([0, 0, -1, 0, 0, 0, 1, 0, 1])
