@@ -20,6 +20,7 @@ __all__ = ["balanced_accuracy_interval", "by_person", "choose_threshold", "decid
 
 _LEVEL = 0.95  # of intervals
 _RESAMPLES = 2000
+_FEW = 30  # persons, or images: of a class with fewer, what was drawn again and again says too little
 
 
 def judge(
@@ -101,6 +102,9 @@ def balanced_accuracy_interval(
     images would be too short. Where persons are not known, images are drawn. The interval covers the choice of test
     images, not the variation of training.
 
+    Of a class with one image, each draw shows the same answer. So where a class has few persons or images, the interval
+    also holds 95 % of what its recall may be: a beta law for each class (Jeffreys), as if each person had one image.
+
     Args:
         labels: int64 (N,), without unknown ones.
         right: whether the answer is right, (N,).
@@ -112,12 +116,20 @@ def balanced_accuracy_interval(
     rng = np.random.default_rng(0)
     if persons is None:
         drawn_RC = rng.multinomial(len(labels), cells_C / len(labels), size=_RESAMPLES)
+        units_K = cells_C.reshape(-1, 2).sum(axis=1)
     else:
         names, person_N = np.unique(persons, return_inverse=True)
         cells_PC = np.zeros((len(names), cells), dtype=np.int64)
         np.add.at(cells_PC, (person_N, cell_N), 1)
         drawn_RC = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES) @ cells_PC
-    low, high = np.quantile(_mean_recall(drawn_RC), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+        units_K = (cells_PC.reshape(len(names), -1, 2).sum(axis=2) > 0).sum(axis=0)
+    ends = [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]
+    low, high = np.quantile(_mean_recall(drawn_RC), ends)
+    if min(units_K, default=_FEW) < _FEW:
+        right_K = units_K * cells_C[1::2] / cells_C.reshape(-1, 2).sum(axis=1)
+        recall_RK = rng.beta(right_K + 0.5, units_K - right_K + 0.5, size=(_RESAMPLES, len(units_K)))
+        widest = np.quantile(recall_RK.mean(axis=1), ends)
+        low, high = min(low, widest[0]), max(high, widest[1])
     return float(_mean_recall(cells_C[None])[0]), (float(low), float(high))
 
 

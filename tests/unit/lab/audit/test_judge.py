@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 from smartedge.lab.audit.judge import balanced_accuracy_interval, by_person, choose_threshold, judge
 
@@ -91,6 +91,20 @@ def test_the_interval_has_two_sides() -> None:
     """Of one class the resamples are binomial. An end's standard error is 0.0012; that of 90 % is 0.006 off."""
     _, interval = balanced_accuracy_interval(np.zeros(400, np.int64), np.arange(400) < 320)
     assert interval == pytest.approx(binom.ppf([0.025, 0.975], 400, 0.8) / 400, abs=0.004)
+
+
+@pytest.mark.parametrize(("few", "right", "persons"), [(1, 1, None), (8, 0, None), (8, 8, None), (40, 0, 8)])
+def test_an_interval_from_few_of_a_class_is_wide(few: int, right: int, persons: int | None) -> None:
+    """Of eight images, of which an attacker read none, every draw shows none: the interval had no width."""
+    labels = np.repeat([0, 1], [400, few])
+    answers = np.concatenate([np.ones(400, bool), np.arange(few) < right])
+    whose = None if persons is None else np.concatenate([np.arange(400), 400 + np.arange(few) % persons])
+    value, (low, high) = balanced_accuracy_interval(labels, answers, whose)
+    units = persons or few
+    assert value == pytest.approx(0.5 + right / few / 2)
+    assert low <= value <= high
+    recall = beta.ppf([0.025, 0.975], units * right / few + 0.5, units * (1 - right / few) + 0.5)
+    assert high - low > 0.95 * (recall[1] - recall[0]) / 2 > 0.1
 
 
 def test_the_interval_is_over_persons_where_they_are_known() -> None:
