@@ -34,17 +34,16 @@ def bounded_differences(units: Sequence[int], miss: float, distance: float = 1.0
     return distance * math.sqrt(sum(1 / n for n in units) * math.log(1 / miss) / 2) / len(units)
 
 
-def empirical_bernstein(values_M: Floats, *, low: float, high: float, miss: float) -> float:
+def empirical_bernstein(values_M: Floats, *, low: float, miss: float) -> float:
     """By how much the mean can exceed that of independent draws of one law (Maurer & Pontil 2009, theorem 4).
 
     Args:
-        values_M: the draws, in [low, high].
+        values_M: the draws, in [low, 1].
         low: lowest possible value.
-        high: highest possible value.
         miss: probability with which the bound may fail.
     """
     draws, log = len(values_M), math.log(2 / miss)
-    return float(values_M.std(ddof=1)) * math.sqrt(2 * log / draws) + 7 * (high - low) * log / (3 * (draws - 1))
+    return float(values_M.std(ddof=1)) * math.sqrt(2 * log / draws) + 7 * (1 - low) * log / (3 * (draws - 1))
 
 
 def binomial_bound(seen: float, units: tuple[int, int], miss: float) -> float:

@@ -128,7 +128,7 @@ def plug_in(
             if progress:
                 progress(done, draws)
     values_M = np.concatenate(values)
-    error = empirical_bernstein(values_M, low=1 / classes, high=1.0, miss=miss)
+    error = empirical_bernstein(values_M, low=1 / classes, miss=miss)
     return PlugIn(float(values_M.mean()), error, draws)
 
 

@@ -75,8 +75,8 @@ def test_empirical_bernstein_misses_as_rarely_as_stated() -> None:
     rng = np.random.default_rng(5)
     for mean in (0.52, 0.75, 0.97):
         values = 0.5 + 0.5 * (rng.random((200, 500)) < 2 * mean - 1)
-        missed = sum(row.mean() + empirical_bernstein(row, low=0.5, high=1, miss=0.01) < mean for row in values)
+        missed = sum(row.mean() + empirical_bernstein(row, low=0.5, miss=0.01) < mean for row in values)
         assert missed <= 8
-    assert empirical_bernstein(np.full(500, 0.7), low=0.5, high=1, miss=0.01) == pytest.approx(
+    assert empirical_bernstein(np.full(500, 0.7), low=0.5, miss=0.01) == pytest.approx(
         7 * 0.5 * math.log(200) / (3 * 499)
     )
