@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 from unittest.mock import create_autospec
@@ -14,11 +15,13 @@ from smartedge.errors import ConfigError, LinkError
 from smartedge.launch.links import (
     broker_link,
     check_receiver,
+    link_to,
     named_credentials,
     one_way_link,
     one_way_receiver,
     sender_to,
 )
+from smartedge.wire import grpc_link, handshake
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.jetstream import sender as over_a_broker
 from smartedge.wire.jetstream.messages import Address
@@ -66,6 +69,40 @@ def test_a_link_over_a_broker_has_the_credentials_of_the_settings(monkeypatch: p
     config = load_config({"link": {"connect_timeout": 7.0, "insecure": True}})
     assert sender_to(config, NATS, None, unheard) is made.return_value
     made.assert_called_once_with(Address.parse(NATS), UNNAMED_EDGE, Credentials(), timeout_s=7.0, insecure=True)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+@pytest.mark.parametrize(
+    ("method", "goes_on"), [("hierarchical", "goes on, and its frames wait here"), ("split", "waits for it")]
+)
+def test_a_link_to_a_cloud_asks_it_or_says_that_it_is_not_there(
+    answers: bool, method: str, goes_on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create_autospec(grpc_link.GrpcLink)
+    monkeypatch.setattr(grpc_link, "GrpcLink", made)
+    monkeypatch.setattr(handshake, "greet", lambda location, credentials: None if answers else "nobody there")
+    run = {"method": method, "run_dir": str(tmp_path)}
+    config = load_config({**run, "link": {"connect_timeout": 7.0, "insecure": True}})
+    bundle = BUNDLE.model_copy(update={"cloud": "cloud:7", "token": "secret", "authority": None, "server_name": None})
+    told: list[str] = []
+    assert sender_to(config, None, bundle, told.append) is made.return_value
+    ((location, credentials), options) = made.call_args
+    assert (location, credentials.token) == ("cloud:7", "secret")
+    assert options == {"connect_timeout_s": 7.0, "patient": False, "insecure": True}
+    asked = made.return_value.check_admitted
+    if answers:
+        asked.assert_called_once_with(json.dumps(config.agreement(), sort_keys=True), "")
+        assert told == []
+    else:
+        asked.assert_not_called()
+        cannot = "the cloud at cloud:7 cannot be reached yet (nobody there); is it started, and is this its address?"
+        assert told == [f"{cannot} The edge {goes_on}"]
+    sender_to(config, "other:8", bundle, told.append)
+    assert made.call_args.args[0] == "other:8", "what is named on the command line counts"
+    asked.reset_mock()
+    link_to(config, "other:8", None, told.append)
+    assert made.call_args.args == ("other:8", Credentials()) and made.call_args.kwargs["patient"] is True
+    asked.assert_not_called()
 
 
 SPLIT = load_config({"method": "split"})

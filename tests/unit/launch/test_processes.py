@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from kept_updates import Kept
@@ -116,3 +119,66 @@ def test_the_failure_of_one_side_ends_the_other_and_is_told(
 
 def test_a_side_that_ends_before_the_run_is_complete_was_stopped(both: Both) -> None:
     assert both(HEARS, f"{LISTENS}; {UNTIL_HEARD}", finished=False) is False
+
+
+class Asked:
+    """A side that ends with a code ``after`` so many seconds of being asked to end, by the module's clock."""
+
+    def __init__(self, clock: list[float], after: float, code: int = 130, error: Exception | None = None) -> None:
+        self.clock, self.after, self.code, self.of = clock, after, code, error
+        self.asked_at = float("inf") if error is None else -after
+        self.times = 0
+
+    def running(self) -> bool:
+        return self.clock[0] < self.asked_at + self.after
+
+    def failed(self) -> bool:
+        return not self.running() and self.code not in (0, 130)
+
+    def stopped(self) -> bool:
+        return not self.running() and self.code == 0
+
+    def interrupt(self) -> None:
+        self.times += 1
+        self.asked_at = min(self.asked_at, self.clock[0])
+
+    def error(self) -> Any:
+        return self.of
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += 0.5
+        assert now[0] < 100, "it waits for ever"
+
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    return now
+
+
+@pytest.mark.parametrize(("needs", "waited"), [(15.0, 15.0), (60.0, 20.5)])
+def test_a_side_has_20_seconds_to_end_by_itself_when_the_other_has_failed(
+    clock: list[float], needs: float, waited: float
+) -> None:
+    other, failed = Asked(clock, needs), Asked(clock, 0.0, 3, DataError("no images"))
+    with pytest.raises(DataError, match=r"^no images$"):
+        processes._wait([other, failed], threading.Event())  # type: ignore[list-item]
+    assert (clock[0], other.times) == (waited, 1), "asked once"
+
+
+def test_where_the_user_has_asked_to_stop_both_sides_are_asked_and_it_is_no_error(clock: list[float]) -> None:
+    stop, sides = threading.Event(), [Asked(clock, 3.0), Asked(clock, 7.0, 3)]
+    stop.set()
+    assert processes._wait(sides, stop) is False  # type: ignore[arg-type]
+    assert clock[0] == 7.0 and [side.times for side in sides] == [1, 1]
+
+
+def test_of_two_errors_that_of_the_link_is_the_consequence(clock: list[float]) -> None:
+    lost, cause = Asked(clock, 0.0, 5, LinkError("lost")), Asked(clock, 0.0, 3, DataError("no images"))
+    for sides in ([lost, cause], [cause, lost]):
+        with pytest.raises(DataError):
+            processes._wait(sides, threading.Event())  # type: ignore[arg-type]
+    with pytest.raises(LinkError, match="lost"):
+        processes._wait([lost, lost], threading.Event())  # type: ignore[list-item]
