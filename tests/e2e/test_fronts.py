@@ -161,6 +161,7 @@ def test_a_front_of_pretrained_weights_that_stayed_frozen(published, tmp_path, o
     np.testing.assert_allclose(features_BF, TorchFront(trained).features(images_BCHW), atol=1e-5, rtol=0)
     config = load_config(settings_for_release(folder), {"run_dir": str(tmp_path / "next")})
     given = settings_for_release(folder, [f"run_dir={tmp_path}/next", f"model.weights={tmp_path}/tiny.safetensors"])
+    assert (config.train.lr_pretrained, given.train.lr_pretrained) == (None, 1e-4)
     for cloud in (config, given):
         with_a_cloud(cloud, lambda location: release_images(front, config, tmp_path / "photographs", location, Quiet()))
         assert sum(len(ids) for _, ids, *_ in stored(open_log, config)) == 47

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -443,6 +444,11 @@ def test_every_file_that_a_network_is_made_from_counts_by_its_content(name: str,
     file.unlink()
     with pytest.raises(ConfigError, match=rf"model\.{name}: .*a\.safetensors is not there; copy the file"):
         config.check_files()
+    os.mkfifo(file)
+    with pytest.raises(ConfigError, match=rf"model\.{name}: .*a\.safetensors is a folder, pipe or device; copy"):
+        config.check_files()
+    with pytest.raises(ConfigError, match=r"a\.safetensors cannot be read \(not a file but a folder, pipe or device\)"):
+        config.agreement()
 
 
 def test_the_file_of_a_front_may_have_the_cut_in_its_name(tmp_path: Path) -> None:

@@ -177,14 +177,16 @@ def _at_trained_size(config: Config) -> Config:
 def config_of_agreement(agreement: Mapping[str, JsonValue]) -> Config:
     """The settings in an agreement (:meth:`Config.agreement`). The digests of files in it are no settings.
 
-    Where a file of pretrained weights is not named, there is no learning rate of theirs.
+    Where the network's name names no pretrained weights, there is no learning rate of theirs: a file is not named here.
 
     Raises:
         ConfigError: this program does not know the settings.
     """
     settings = {key: value for key, value in agreement.items() if key not in _DIGESTS}
-    of_a_file = agreement.get("weights", "timm") != "timm"
-    return load_config(settings, {"train": {"lr_pretrained": None}} if of_a_file else {})
+    config = load_config(settings, {"train": {"lr_pretrained": None}})
+    if weights_named(config.model.name, None) == "none":
+        return config
+    return load_config(settings)
 
 
 def config_of_edge(config: Config, said: Mapping[str, Any]) -> Config:

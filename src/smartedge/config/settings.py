@@ -32,6 +32,7 @@ from smartedge.config.sections import (
     TrainConfig,
 )
 from smartedge.errors import ConfigError
+from smartedge.files import open_regular
 from smartedge.methods.base import METHODS, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 from smartedge.models.blueprint import Blueprint, weights_named
@@ -257,9 +258,8 @@ class Config(Section):
         for key, path in named.items():
             if path is not None and not path.is_file():
                 folder = "" if path.is_absolute() else f" in {Path.cwd()}"
-                raise ConfigError(
-                    f"{key}: {path} is not there{folder}; copy the file to this machine, or correct the path"
-                )
+                wrong = "is a folder, pipe or device" if path.exists() else f"is not there{folder}"
+                raise ConfigError(f"{key}: {path} {wrong}; copy the file to this machine, or correct the path")
 
     def _files(self) -> dict[str, JsonValue]:
         """SHA-256 of the files that the network is made from, and where its pretrained weights come from.
@@ -292,7 +292,7 @@ class Config(Section):
 
 def _digest(key: str, path: Path, remedy: str) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             digest = hashlib.sha256()
             while block := file.read(2**20):
                 digest.update(block)

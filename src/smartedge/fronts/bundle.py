@@ -132,7 +132,8 @@ def check_new(folder: Path) -> None:
 def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """The settings of a run to which edges with this front release each image once; both sides take them from here.
 
-    The pretrained weights of the front's run lie elsewhere. Where ``overrides`` name them, the back begins with them.
+    The pretrained weights of the front's run lie elsewhere. Where ``overrides`` name them, the back begins with them,
+    and they learn at the rate of that run (``train.lr_pretrained``).
 
     Args:
         folder: the front bundle.
@@ -147,13 +148,18 @@ def settings_for_release(folder: Path, overrides: Sequence[str] = ()) -> Config:
     trained["train"] |= {"front_epochs": None}  # the front is not trained again
     trained["train"]["distill"] |= {"epochs": 0}
     trained["model"]["front"] = str(folder / "front.safetensors")
-    config = load_config({**trained, "schedule": "freeze-and-log"}, overrides)
-    if config.model.weights not in (None, "none") and config.agreement().get("weights") != _weights(manifest):
+    trained["schedule"] = "freeze-and-log"
+    config = load_config(trained, overrides)
+    if config.model.weights in (None, "none"):
+        return config
+    if config.agreement().get("weights") != _weights(manifest):
         raise ConfigError(
             f"model.weights: {config.model.weights} is not what the run of {folder} began with, and front and back "
             "were one network; give that file, or none"
         )
-    return config
+    begun = manifest.settings.get("train")
+    trained["train"] |= {"lr_pretrained": begun.get("lr_pretrained") if isinstance(begun, dict) else None}
+    return load_config(trained, overrides)
 
 
 def note_on_back(folder: Path, config: Config) -> list[str]:

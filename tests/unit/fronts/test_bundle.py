@@ -185,16 +185,28 @@ def test_a_front_of_pretrained_weights_that_stayed_frozen_is_opened_and_released
     assert config.bottleneck == (2, 2, 2)
 
 
+def test_a_front_that_began_with_weights_of_timm_by_a_setting_is_opened(publish: Publish, tmp_path: Path) -> None:
+    changes = {"model": {"weights": "timm"}, "train": {"lr_pretrained": 1e-4}, "data": {"image_size": 16}}
+    trust = publish(settings=load_config(CONFIG, changes).agreement())
+    assert open_front(tmp_path / "front", trust=trust).config.train.lr_pretrained is None
+
+
 def test_the_back_can_begin_with_the_weights_of_the_fronts_run_and_no_others(publish: Publish, tmp_path: Path) -> None:
     for name in ("same.pth", "other.pth"):
         (tmp_path / name).write_text(name)
-    begun = load_config(CONFIG, {"model": {"weights": str(tmp_path / "same.pth")}}).agreement()
+    changes = {"model": {"weights": str(tmp_path / "same.pth")}, "train": {"lr_pretrained": 1e-4}}
+    begun = load_config(CONFIG, changes).agreement()
     publish(settings=begun)
     config = settings_for_release(tmp_path / "front")
     assert "--set model.weights=FILE lets it begin with the same" in note_on_back(tmp_path / "front", config)[0]
     same = settings_for_release(tmp_path / "front", [f"model.weights={tmp_path}/same.pth"])
     assert note_on_back(tmp_path / "front", same) == []
     assert agreed(same, json.dumps(config.agreement())).model.weights == f"{tmp_path}/same.pth"
+    assert (config.train.lr_pretrained, same.train.lr_pretrained) == (None, 1e-4)
+    rate = settings_for_release(
+        tmp_path / "front", [f"model.weights={tmp_path}/same.pth", "train.lr_pretrained=null"]
+    ).train.lr_pretrained
+    assert rate is None
     with pytest.raises(ConfigError, match=r"model\.weights: .*other\.pth is not what the run of .*front began with"):
         settings_for_release(tmp_path / "front", [f"model.weights={tmp_path}/other.pth"])
     with pytest.raises(RunError, match=r"weights: .*; give both the same config"):  # without a given front they count

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+from pydantic import JsonValue
 
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest.intake import Intake
@@ -20,7 +22,8 @@ __all__ = ["agreed", "answer_about_settings", "facts_of_edge", "facts_of_run", "
 def agreed(config: Config, agreement: str) -> Config:
     """The settings of one edge of the run, where they are those on which both sides must agree.
 
-    Where the front is given, pretrained weights only say how the back begins, and an edge need not have them.
+    Where the front is given, pretrained weights and their learning rate are about the back alone, and an edge need not
+    have them.
 
     Args:
         config: the cloud's settings.
@@ -38,12 +41,20 @@ def agreed(config: Config, agreement: str) -> Config:
         raise RunError(f"the edge was started with settings that this run cannot have: {error}") from error
     mine = own.agreement()
     if "front" in mine:
-        mine, theirs = ({k: v for k, v in each.items() if k != "weights"} for each in (mine, theirs))
+        mine, theirs = map(_about_the_front, (mine, theirs))
     if theirs != mine:
         found = differences(mine, theirs).items()
         keys = ", ".join(f"{key}: {its!r} at the edge, {ours!r} here" for key, (ours, its) in found) or "their form"
         raise RunError(f"edge and cloud were started with different settings ({keys}); give both the same config")
     return own
+
+
+def _about_the_front(agreement: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """An agreement without what is about the back alone where the front is given."""
+    kept = {key: value for key, value in agreement.items() if key != "weights"}
+    if isinstance(train := kept.get("train"), dict):
+        kept["train"] = {key: value for key, value in train.items() if key != "lr_pretrained"}
+    return kept
 
 
 def answer_about_settings(config: Config, handover: Handover) -> Callable[[str, bytes], bytes]:
