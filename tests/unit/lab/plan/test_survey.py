@@ -54,7 +54,8 @@ def processes(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> Processes:
 
 
 def test_a_profile_is_put_together(processes: Processes, config: Config) -> None:
-    staged = load_config(config, {"method": "split", "hardware": {"threads": 3}, "model": {"cut": "late"}})
+    own = {"method": "split", "codec": {"name": "uint4"}, "hardware": {"threads": 3}, "model": {"cut": "late"}}
+    staged = load_config(config, own)
     profile, counts = survey.measure_here(staged, monitor=processes, codecs=CODECS[:2], repeats=5)  # type: ignore[arg-type]
     names = (*CODECS[:2], staged.codec_name)
     assert processes.asked == [
