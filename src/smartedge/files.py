@@ -43,7 +43,7 @@ SMALL_BYTES = 2**26  # of a file that people can read: settings, results, lists
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space on it",
     errno.EDQUOT: "this user's share of the disk is used up: free space, or raise the quota",
-    errno.EFBIG: "the file system does not allow a file of this size: use another disk",
+    errno.EFBIG: "no file of this size is allowed: raise the limit (ulimit -f), or use another file system",
     errno.E2BIG: "no file of this kind is so large: name another one",
     errno.EROFS: "the disk can only be read: see the system's log for the reason, and mount it for writing",
     errno.EIO: "the disk reports a fault: see the system's log, and move the run to a sound disk",

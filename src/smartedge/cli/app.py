@@ -239,6 +239,8 @@ def _verb(argv: Sequence[str]) -> str | None:
 
 def _how_to_go_on(argv: Sequence[str], args: argparse.Namespace) -> str:
     """The command that continues a stopped one; empty where there is nothing to continue."""
+    if getattr(args, "until_input_ends", False):  # nobody typed this: 'smartedge train' runs both sides
+        return f"; go on with: smartedge train {shlex.quote(args.config)} --resume"
     if _verb(argv) not in _LONG:
         return ""
     resumed = [*argv, "--resume"] if getattr(args, "resume", None) is False else argv

@@ -14,6 +14,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -310,17 +311,25 @@ def test_a_full_disk_is_an_error_that_says_what_to_do(
     assert said.startswith(f"error [SE-LOG]: {tmp_path}/fleet/broker/server.key: the disk is full: free space on it")
 
 
+@pytest.mark.parametrize(
+    ("more", "command"),
+    [
+        ({}, "edge run.yaml --resume"),
+        ({"until_input_ends": True, "config": "a run/config.yaml"}, "train 'a run/config.yaml' --resume"),
+    ],
+    ids=["a side", "a side of train"],
+)
 def test_a_run_whose_disk_is_full_says_how_to_go_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: dict[str, Any], command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(args: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", b"runs/a/edge/checkpoints/00000003")
 
-    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, resume=False))
+    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, resume=False, **more))
     assert app.main(["edge", "run.yaml"]) == 8
     assert capsys.readouterr().err == (
         "error [SE-LOG]: runs/a/edge/checkpoints/00000003: the disk is full: free space on it (No space left on "
-        "device); go on with: smartedge edge run.yaml --resume\n"
+        f"device); go on with: smartedge {command}\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,6 +211,31 @@ def test_addresses_that_cannot_be_used(url: str, error: str) -> None:
 
 def test_a_container_before_the_account_is_no_key() -> None:
     assert Remote("abfs://frames@account.dfs.core.windows.net/faces").url.startswith("abfs://frames@account.")
+
+
+def test_the_library_of_s3_tries_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here it is tried again for five minutes. The end of a process waits for a request: it took 100 s."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    tries, done = 0, threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def hang_up() -> None:
+            nonlocal tries
+            while not done.is_set():
+                connection, _ = server.accept()
+                with connection:
+                    tries += len(connection.recv(1))
+
+        listening = threading.Thread(target=hang_up)
+        listening.start()
+        with pytest.raises(LogError, match="cannot be read"):
+            Remote(f"s3://frames/faces?endpoint_override=127.0.0.1:{port}&scheme=http&region=x").read("manifest.json")
+        done.set()
+        socket.create_connection(("127.0.0.1", port)).close()
+        listening.join()
+    assert tries == 3
 
 
 class Away:

@@ -229,16 +229,14 @@ def test_a_deadline_is_a_point_in_time_that_a_resumed_run_keeps(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("expect", "said"),
     [
-        (["door", "gate", "lab"], ["door, gate, lab", "gate, lab"]),
-        (
-            [*"abcdefghijkl", "door"],
-            ["a, b, c, d, e, f, g, h, i, j and 3 more", "a, b, c, d, e, f, g, h, i, j and 2 more"],
-        ),
-        (3, ["3 of 3 edges", "2 of 3 edges"]),
+        (["door", "gate", "lab"], ["gate, lab"]),
+        ([*"abcdefghijkl", "door"], ["a, b, c, d, e, f, g, h, i, j and 2 more"]),
+        ([*"abcdefghij", "door"], ["a, b, c, d, e, f, g, h, i, j"]),
+        (3, ["2 of 3 edges"]),
         (1, []),
         (None, []),
     ],
-    ids=["names", "many names", "a number", "one", "any"],
+    ids=["names", "many names", "ten", "a number", "one", "any"],
 )
 def test_expected_edges_of_which_nothing_comes_are_named(
     expect: list[str] | int | None, said: list[str], tmp_path: Path
@@ -247,7 +245,6 @@ def test_expected_edges_of_which_nothing_comes_are_named(
     handover, monitor = Handover(trains_here=True), Mock()
     found = Completion(fleet_config(fleet={"expect": expect}), tmp_path, handover, monitor, resume=False)
     door: Any = SimpleNamespace(sent_all=False)
-    found.reached()
     handover.intakes["door"] = door
     found.reached()
     door.sent_all = True

@@ -25,6 +25,7 @@ _Result = TypeVar("_Result")
 _OPEN = 64  # files that are kept open for reading
 _PATIENCE_S = 300.0  # for one file, with all tries
 _PAUSE_S = 2.0  # between two tries
+_TRIES = 3  # of the library of S3, of 3 s each where nobody answers; its own number takes 100 s
 
 
 class Remote:
@@ -183,7 +184,17 @@ def _opened(url: str) -> tuple[FileSystem, str, bool]:
         files, folder = _by_fsspec(url, error)
     except OSError as error:
         raise ConfigError(f"{url.partition('?')[0]}: cannot be reached: {error}") from error
-    return files, folder.rstrip("/"), isinstance(files, LocalFileSystem)
+    return _soon_given_up(files), folder.rstrip("/"), isinstance(files, LocalFileSystem)
+
+
+def _soon_given_up(files: FileSystem) -> FileSystem:
+    """The same, but for S3 a request ends after few tries: this module tries again, and the process's end waits."""
+    from pyarrow import fs
+
+    if not isinstance(files, getattr(fs, "S3FileSystem", ())):  # pyarrow can be built without it
+        return files
+    pickled: Any = files.__reduce__()  # there is no other way to its options
+    return fs.S3FileSystem(**pickled[1][0], retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES))
 
 
 def _by_fsspec(url: str, why: Exception) -> tuple[FileSystem, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from nats.js import JetStreamContext
 
 __all__ = ["pulled"]
+
+_log = logging.getLogger(__name__)
 
 _MESSAGES = 256  # asked for at a time
 _BYTES = 4 * 2**20
@@ -53,6 +56,7 @@ async def pulled(
     waits_s = _WAIT_S if within_s is None else within_s
     pull = {"batch": _MESSAGES, "max_bytes": max(_BYTES, 2 * client.max_payload), "expires": int(waits_s * _NANO)}
     count = 0  # of messages that came
+    paused = False
     try:
         while True:
             await client.publish(ask, json.dumps(pull).encode(), reply=inbox)
@@ -75,9 +79,31 @@ async def pulled(
                     yield frames
                 if any(_consumer_is_gone(message) for message in ended):
                     return
+                if ended and not frames:
+                    paused = await _paused(jetstream, edge, stream, told=paused)
     finally:
         if not client.is_closed:
             await subscription.unsubscribe()
+
+
+async def _paused(jetstream: JetStreamContext, edge: str, stream: str, *, told: bool) -> bool:
+    """Whether somebody has paused the edge's consumer. Says so, unless it is ``told``."""
+    from nats.js.errors import NotFoundError
+
+    try:
+        info = await jetstream.consumer_info(stream, edge)
+    except NotFoundError:  # it was deleted just now, which the next request hears
+        return False
+    if not (paused := bool(getattr(info, "paused", None))):  # older versions of the library do not know it
+        return False
+    if not told:
+        _log.warning(
+            "the broker gives nothing of edge %s: its consumer is paused. 'nats consumer resume %s %s' ends that",
+            edge,
+            stream,
+            edge,
+        )
+    return paused
 
 
 def _consumer_is_gone(message: Msg) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
 
 from smartedge.errors import LinkError
 from smartedge.wire.jetstream.pulling import pulled
@@ -27,7 +29,8 @@ class Played:
     max_payload = 2**20
     is_closed = False
 
-    def __init__(self, *answers: list[int | tuple[str, str]]) -> None:
+    def __init__(self, *answers: list[int | tuple[str, str]], paused: tuple[bool | Exception | None, ...] = ()) -> None:
+        self._paused = list(paused)  # for each question about the consumer
         self._answers = [*answers, [GONE]]
         self._keep: Callable[[Msg], Awaitable[None]] | None = None
         self.asked: list[tuple[str, dict[str, int], str]] = []
@@ -54,6 +57,13 @@ class Played:
 
     async def unsubscribe(self) -> None:
         self.unsubscribed += 1
+
+    async def consumer_info(self, stream: str, name: str) -> SimpleNamespace:
+        assert (stream, name) == ("frames", "door")
+        paused = self._paused.pop(0) if self._paused else None
+        if isinstance(paused, Exception):
+            raise paused
+        return SimpleNamespace(paused=paused)
 
     async def delete_consumer(self, stream: str, name: str) -> None:
         self.made.append(f"no {stream} {name}")
@@ -99,6 +109,15 @@ def test_what_is_asked_of_the_broker(within_s: float | None, most: int, pull: di
 def test_where_no_more_is_waited_for_it_ends_at_the_first_request_that_brings_nothing() -> None:
     broker = Played([1, NONE], [2, NONE], [NONE], [3])
     assert all_of(broker, within_s=0.5) == [b"1", b"2"] and len(broker.asked) == 3
+
+
+def test_a_consumer_that_is_paused_is_told_once_for_each_pause(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody hears of it otherwise: the requests end as those of an edge that sends nothing."""
+    said = (None, True, True, False, NotFoundError(), True)
+    broker = Played(*[[LATE] for _ in said], [1, LATE], paused=said)
+    assert all_of(broker) == [b"1"]
+    text = "the broker gives nothing of edge door: its consumer is paused. 'nats consumer resume frames door' ends that"
+    assert caplog.messages == [text, text]
 
 
 def test_a_broker_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
