@@ -36,6 +36,7 @@ class Outage:
         self._random = random.Random()
         self._since: float | None = None
         self.count = 0  # outages so far
+        self.why = ""  # and what waits meanwhile, as the user was told last
         self._waits = 0  # since the cloud last answered
 
     @property
@@ -56,6 +57,7 @@ class Outage:
         if self._since is None:
             self._since = now
             self.count += 1
+        self.why = what
         self._tell(f"cloud unreachable for {now - self._since:.0f} s; {what}")
         longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._waits)
         self._waits += 1

@@ -83,7 +83,7 @@ def edge_telemetry(sender: Sender | None, epochs: Callable[[], int] | None = Non
             return []
         found = []
         if seconds := shipper.outage.seconds:
-            found.append(f"the cloud has been unreachable for {seconds:.0f} s")
+            found.append(f"the cloud has been unreachable for {seconds:.0f} s; {shipper.outage.why}")
         if shipper.spool.full:
             found.append("the spool is full, and training waits")
         return found

@@ -149,7 +149,7 @@ def test_an_outage_and_a_full_spool_are_trouble(make_sender, monkeypatch) -> Non
     over.set()
     sender.shipper.outage.wait("4 frames are on disk", over)
     now += 61.0
-    assert asked.trouble() == ["the cloud has been unreachable for 61 s"]
+    assert asked.trouble() == ["the cloud has been unreachable for 61 s; 4 frames are on disk"]
     assert (told(asked)["edge_outages"], told(asked)["edge_outage_seconds"]) == (1.0, 61.0)
     sender.shipper.spool.full = True
     assert asked.trouble()[1:] == ["the spool is full, and training waits"]
