@@ -11,7 +11,7 @@ Each method consists of these parts, with n training, v validation and t test fr
 - upload: the pipeline without a front, with images instead of features, in each epoch (joint) or once (freeze-and-log).
 - split: a training step is the sum of its parts, up and down the link with its latency: the edge waits for the
   answer. Validation and test frames stream.
-- local: the undivided network on the edge, nothing else.
+- local: the undivided network on the edge, nothing else. What it reads and its checkpoints are no stage.
 
 No epoch is shorter than the processor time of all threads of a side ÷ its cores: on a single core, reading, computing,
 encoding and sending take turns. Where edge and cloud share one machine, that holds for both sides together, and a step
@@ -40,7 +40,6 @@ from smartedge.methods.schedules import get_schedule
 from smartedge.types import SPLITS, SplitName
 
 __all__ = ["STAGES", "predict"]
-
 
 STAGES = ("edge", "encode", "link", "cloud")
 _READ_AHEAD = 3  # number of batches that the data thread may read ahead
@@ -157,16 +156,16 @@ class _Costs:
         if epochs == 0:
             return 0.0
         job, edge = self.job, self.edge
-        learn = sum(job.frames("train", learning=True)) * step.seconds
-        looks = sum(job.frames("val", learning=False)) * forward.seconds
-        once = step.first_seconds + forward.first_seconds
+        learned = epochs * sum(job.frames("train", learning=True))
+        seen = epochs * sum(job.frames("val", learning=False))
         if tested:
-            once += sum(job.frames("test", learning=False)) * forward.seconds
-        reading = sum(job.frames("train", learning=True)) * edge.data.seconds
-        busy = epochs * (learn + looks) + once
+            seen += sum(job.frames("test", learning=False))
+        once = step.first_seconds + forward.first_seconds
+        busy = learned * step.seconds + seen * forward.seconds + once
+        processor = learned * (step.cpu_seconds + edge.data.cpu_seconds) + seen * forward.cpu_seconds + once
         self.busy.edge += busy
         saving = epochs * edge.checkpoint.of(state) if state else 0.0
-        return max(busy, epochs * reading) + saving
+        return max(busy, learned * edge.data.seconds, processor / edge.cores) + saving
 
     def _stream(self) -> float:
         """Every epoch is sent while the edge trains: all stages overlap."""
@@ -186,8 +185,10 @@ class _Costs:
         left = self._through(parts)
         seconds = float(left[-1, -1])
         if job.epochs > follows:
-            like = float(left[ends[-1], -1] - left[ends[-2], -1])
-            seconds += (job.epochs - follows) * like
+            # Each stage goes on at its own pace. The last one may still be working off what came while it built its
+            # network, faster than frames will come later.
+            later = left[ends[-1]] + (job.epochs - follows) * (left[ends[-1]] - left[ends[-2]])
+            seconds += float(later.max() - left[ends[-1], -1])
             times[2 * (follows - 1)] = times[2 * (follows - 1) + 1] = 1 + job.epochs - follows
         for part, often in zip(parts, times, strict=True):
             self._count(part, often)

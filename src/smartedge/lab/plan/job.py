@@ -33,7 +33,7 @@ def job_of(config: Config, images: dict[SplitName, int], outputs: int) -> Job:
         images=images,
         batch_size=config.train.batch_size,
         epochs=config.epochs,
-        front_epochs=config.front_epochs,
+        front_epochs=config.front_epochs if config.model.front is None else 0,
         distill_epochs=config.train.distill.epochs,
         queue_frames=config.link.queue_frames,
         max_lead_frames=config.link.max_lead_frames,

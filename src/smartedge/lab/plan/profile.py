@@ -6,11 +6,12 @@ import errno
 from pathlib import Path
 
 from smartedge.artifacts.profile import Profile, ProfiledNetwork
-from smartedge.config import Config
+from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.files import disk_error, try_folder
+from smartedge.methods.base import Method
 
-__all__ = ["check_network", "check_place_of", "load_profile", "network_of", "only", "save_profile"]
+__all__ = ["as_method", "check_network", "check_place_of", "load_profile", "network_of", "only", "save_profile"]
 
 
 def network_of(config: Config) -> ProfiledNetwork:
@@ -36,6 +37,28 @@ def network_of(config: Config) -> ProfiledNetwork:
             "mechanism": dumped["dp"]["mechanism"],
         }
     )
+
+
+def as_method(config: Config, method: Method, cut: str) -> Config:
+    """The settings with that method and cut, without what goes with other methods only.
+
+    Raises:
+        ConfigError: what is left does not go together.
+    """
+    raw = config.model_dump(mode="json")
+    raw["method"], raw["model"]["cut"] = method.name, cut
+    raw["hardware"]["threads"] = config.threads
+    if config.method != method.name:
+        raw["codec"], raw["schedule"], raw["fleet"] = {}, "joint", {}
+    if not method.has_exit:
+        raw["train"]["front_epochs"], raw["train"]["distill"] = None, {}
+        raw["model"]["front"] = raw["model"]["start"] = None
+        raw["adversary"], raw["dp"] = {}, {}
+    if not method.divides:
+        raw["train"]["freeze"], raw["model"]["adapter"] = [], None
+    if method.answered:
+        raw["cloud"] = {}
+    return load_config(raw)
 
 
 def check_place_of(path: Path) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from smartedge.artifacts.plan import Choice, Job, Machine, PlanFile, Prediction
-from smartedge.codec.sequence import PREVIOUS
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Setting
+from smartedge.lab.plan.profile import as_method
 from smartedge.methods.base import METHODS, Method, encodes_images, get_method
 from smartedge.methods.schedules import SCHEDULES, get_schedule
 
@@ -87,7 +87,6 @@ def choices(setting: Setting, methods: Sequence[str] = tuple(METHODS), schedules
                 found += [
                     Choice(method=method.name, schedule=schedule, cut=cut, codec=codec)
                     for cut, codec in _ways(method, setting)
-                    if SCHEDULES[schedule].once or not (codec or "").endswith(PREVIOUS)  # else images are shuffled
                 ]
     return found
 
@@ -122,7 +121,7 @@ def make_plan(
     methods: Sequence[str] = tuple(METHODS),
     schedules: Sequence[str] = (),
 ) -> Plan:
-    """Predict and rank all choices.
+    """Predict and rank all choices with which a run can be made.
 
     Where the settings suppress a sensitive label, a method that protects its front is offered only with schedules that
     train the front first (unless ``schedules`` names others): else it would send features before the front has
@@ -138,12 +137,22 @@ def make_plan(
             for choice in offered
             if get_schedule(choice.schedule).front_first or not get_method(choice.method).has_exit
         ]
-    predictions = [predict(choice, job, setting) for choice in offered]
+    predictions = [predict(choice, job, setting) for choice in offered if _can_run(config, choice)]
     if not predictions:
         raise ConfigError("plan: nothing to choose from; allow more with --methods, --schedules, --cuts or --codecs")
     checked = [p.model_copy(update={"rejected": _broken(p, constraints)}) for p in predictions]
     ranked = sorted(checked, key=lambda p: (bool(p.rejected), p.seconds_total, p.bytes_up_total))
     return Plan(tuple(ranked), config.method, job, setting)
+
+
+def _can_run(config: Config, choice: Choice) -> bool:
+    """Whether these settings allow that choice, or, for another method, what is left of them without their own."""
+    try:
+        own = choice.method == config.method
+        written(config if own else as_method(config, get_method(choice.method), choice.cut or config.model.cut), choice)
+    except ConfigError:
+        return False
+    return True
 
 
 def _broken(prediction: Prediction, limits: Constraints) -> tuple[str, ...]:
@@ -244,7 +253,8 @@ def _why(prediction: Prediction) -> str:
         "cloud": "the cloud's steps take longest: more of the network on the edge would shorten them",
     }[prediction.bottleneck]
     if not get_method(prediction.choice.method).has_cloud:
-        return f"Everything is the edge's work, {busy:.3g} s of each epoch."
+        rest = "" if busy > (1 - _NEARLY) * wall else "; the rest is reading images and writing checkpoints"
+        return f"Everything is the edge's work: of each epoch's {wall:.3g} s, its steps take {busy:.3g} s{rest}."
     return f"Of each epoch's {wall:.3g} s, {reason} ({busy:.3g} s)."
 
 

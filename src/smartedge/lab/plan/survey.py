@@ -14,10 +14,10 @@ from typing import Any
 
 from smartedge.artifacts.profile import CutFigures, Profile, Timing
 from smartedge.codec import get_codec
-from smartedge.config import Config, load_config
+from smartedge.config import Config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError, from_code
-from smartedge.lab.plan.profile import network_of
-from smartedge.methods.base import Method, get_method
+from smartedge.lab.plan.profile import as_method, network_of
+from smartedge.methods.base import get_method
 from smartedge.runs.machine import describe_machine, pick_device, versions
 from smartedge.runs.progress import Monitor, Update
 
@@ -65,7 +65,7 @@ def measure_here(
         raise ModuleNotFoundError(name="torch")
     begun = time.monotonic()
     monitor.update(Update("", "profile", 0, _MOST_CUTS + 2, "the undivided network"))
-    undivided = _plain(config, _WHOLE, config.model.cut)
+    undivided = as_method(config, _WHOLE, config.model.cut)
     whole = _ask(undivided, "whole", names, repeats)
     listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
     chosen = _chosen(listed, cuts, config.model.cut)
@@ -81,7 +81,7 @@ def measure_here(
             left_out[name] = f"not measured: it would take more than {_ENOUGH_S:.0f} s; --cuts {name} measures it"
             continue
         try:
-            answer = _ask(_plain(config, _DIVIDED, name), "cut", names, repeats)
+            answer = _ask(as_method(config, _DIVIDED, name), "cut", names, repeats)
         except ConfigError as error:  # for example a bottleneck that does not fit this cut
             left_out[name] = str(error)
             first_error = first_error or error
@@ -156,19 +156,6 @@ def _chosen(listed: dict[str, tuple[int, int, int]], asked: Sequence[str], own: 
     if unknown := [name for name in asked if name not in listed]:
         raise ConfigError(f"--cuts: {', '.join(unknown)}: no such cut; choose among {', '.join(listed)}, or all")
     return [name for name in listed if name in asked]
-
-
-def _plain(config: Config, method: Method, cut: str) -> Config:
-    """The settings with that method and cut, without what goes with other methods only."""
-    raw = config.model_dump(mode="json")
-    raw["method"], raw["model"]["cut"] = method.name, cut
-    raw["hardware"]["threads"] = config.threads
-    if config.method != method.name:
-        raw["codec"], raw["schedule"] = {}, "joint"
-    if not method.has_exit:
-        raw["train"]["front_epochs"], raw["train"]["distill"] = None, {}
-        raw["adversary"], raw["dp"] = {}, {}
-    return load_config(raw)
 
 
 def _usable_cores() -> int:

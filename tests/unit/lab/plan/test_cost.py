@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,28 @@ def test_a_joint_run_takes_what_the_simulation_says(
     # The simulation's extra frame in front takes a place in the queue: at most one frame's time.
     assert found.seconds_total == pytest.approx(reference, rel=0.005)
     assert found.seconds_per_epoch == pytest.approx(found.seconds_total / epochs, rel=1e-12)
+
+
+def test_short_epochs_that_pile_up_while_the_cloud_builds_its_network(
+    job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    slow_to_build = tuple(cut.model_copy(update={"build_seconds": 60.0}) for cut in profile.cuts)
+    cloud = profile.model_copy(update={"cuts": slow_to_build, "cores": 64})
+    choice = HIERARCHICAL.model_copy(update={"cut": "late"})  # the cloud is 2.5 times as fast as the edge
+    found = predict(choice, job.model_copy(update={"epochs": 100}), make_setting("local", edge=cloud, cloud=cloud))
+    assert found.bottleneck == "edge"
+    assert found.seconds_per_epoch == pytest.approx(found.stage_seconds["edge"], rel=0.02)
+
+
+def test_an_edge_alone_with_one_core_reads_and_learns_in_turn(
+    job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
+) -> None:
+    alone = Choice(method="local", schedule="joint", cut=None, codec=None)
+    data = {"seconds": 6.0 * MS, "cpu_seconds": 6.0 * MS, "spread": 0.0, "first_seconds": 0.0}
+    wide, narrow = (
+        predict(alone, job, make_setting("3g", edge=make_profile(cores=cores, data=data))) for cores in (8, 1)
+    )
+    assert narrow.seconds_total - wide.seconds_total == pytest.approx(6 * 640 * 6.0 * MS, rel=1e-9)
 
 
 def test_an_epoch_approaches_its_slowest_stage(job: Job, make_setting: Callable[..., Setting]) -> None:
@@ -262,5 +285,8 @@ def test_labels_take_their_bytes(config: Any) -> None:
     counts: Any = {"train": 640, "val": 64, "test": 128}
     assert job_of(config, counts, 2).label_bytes == 1
     assert job_of(config, counts, 257).label_bytes == 2
+    assert job_of(config, counts, 2).front_epochs == config.epochs
+    model = config.model.model_copy(update={"front": Path("front.safetensors")})
+    assert job_of(config.model_copy(update={"model": model}), counts, 2).front_epochs == 0  # it is not trained again
     several = config.model_copy(update={"data": config.data.model_copy(update={"desired": ("a", "b")})})
     assert job_of(several, counts, 40).label_bytes == 5

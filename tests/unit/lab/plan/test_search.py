@@ -265,6 +265,40 @@ def test_nothing_to_choose_from_is_an_error(config: Config, job: Job, make_setti
         make_plan(config, job, make_setting("3g"), Constraints(), methods=())
 
 
+def test_a_choice_that_cannot_train_is_not_offered(
+    config: Config, job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    more = {"learned-60": profile.cuts[0].codecs["uint8"], "uint4-previous": profile.cuts[0].codecs["uint4"]}
+    cuts = tuple(cut.model_copy(update={"codecs": cut.codecs | more}) for cut in profile.cuts)
+    rich = profile.model_copy(update={"cuts": cuts})
+    plan = make_plan(config, job, make_setting("3g", edge=rich, cloud=rich), Constraints())
+    with_codec = {
+        codec: {(p.choice.method, p.choice.schedule) for p in plan.ranked if p.choice.codec == codec} for codec in more
+    }
+    three = {("hierarchical", schedule) for schedule in ("joint", "two-stage", "freeze-and-log")}
+    assert with_codec == {"learned-60": three, "uint4-previous": {("hierarchical", "freeze-and-log")}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": {"front": "front.safetensors"}, "schedule": "freeze-and-log"},
+        {"model": {"start": "front.safetensors"}},
+        {"model": {"adapter": 8}, "train": {"freeze": ["front"]}},
+        {"fleet": {"expect": 2, "cuts": ["early", "late"]}},
+        {"cloud": {"shards": 2}},
+    ],
+)
+def test_rivals_are_planned_without_what_only_the_own_method_has(
+    given: dict[str, Any], config: Config, job: Job, make_setting: Callable[..., Setting]
+) -> None:
+    own = load_config(config, given)
+    plan = make_plan(own, job, make_setting("3g"), Constraints())
+    assert {p.choice.method for p in plan.ranked} == {"hierarchical", "upload", "split", "local"}
+    if own.model.front is not None:
+        assert all(p.choice.schedule != "joint" for p in plan.ranked if p.choice.method == "hierarchical")
+
+
 def test_what_suppresses_is_not_advised_to_send_before_it_has_unlearned(
     job: Job, make_setting: Callable[..., Setting]
 ) -> None:

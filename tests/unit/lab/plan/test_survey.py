@@ -11,6 +11,7 @@ from smartedge.artifacts.profile import Profile
 from smartedge.config import Config, load_config
 from smartedge.errors import CodecError, ConfigError, RunError
 from smartedge.lab.plan import survey
+from smartedge.lab.plan.profile import as_method
 from smartedge.runs.progress import Update
 
 CODECS = ("float32", "uint8", "uint4")
@@ -130,11 +131,11 @@ def test_the_undivided_network_is_measured_without_what_belongs_to_a_cut(config:
             "hardware": {"threads": 2},
         },
     )
-    whole = survey._plain(hidden, survey._WHOLE, "late")
+    whole = as_method(hidden, survey._WHOLE, "late")
     assert (whole.method, whole.schedule, whole.model.cut, whole.threads) == ("local", "joint", "late", 2)
     assert (whole.dp.mechanism, whole.adversary.exits, whole.train.distill.epochs) == ("none", (), 0)
     assert whole.codec == load_config({}).codec
-    divided = survey._plain(hidden, survey._DIVIDED, "stem")
+    divided = as_method(hidden, survey._DIVIDED, "stem")
     assert divided == load_config(hidden, {"model": {"cut": "stem"}})
 
 
