@@ -103,6 +103,14 @@ def test_several_releases_are_told_by_their_sum():
     assert limit < attribute_bound(14.2, 1e-5)
 
 
+def test_releases_whose_sum_has_no_limit_are_limited_by_each_alone():
+    said = guarantee(results(privacy_block(releases_max=2, vector_epsilon_total=None)))
+    limit = 1 - (2 - 2 * 0.677) ** 2 / 2
+    everything = plain(" ".join(said.sentences))
+    assert "All times together have no limit." in everything and said.limits
+    assert f"An attacker that sees all of them is limited to {100 * limit + 0.05:.1f} %" in everything
+
+
 def test_element_granularity_is_never_told_without_the_whole_vector():
     block = privacy_block(
         mechanism="laplace", granularity="element", epsilon=1.0, delta=0.0, vector_epsilon=128.0,

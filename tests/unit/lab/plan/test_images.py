@@ -11,6 +11,7 @@ import torch
 
 from smartedge.config import Config, load_config
 from smartedge.errors import DataError
+from smartedge.lab.plan import images
 from smartedge.lab.plan.images import sample_images
 
 
@@ -52,7 +53,7 @@ def test_labels_that_are_to_be_hidden_cannot_be_made_up(tmp_path) -> None:
         sample_images(settings(tmp_path, path=str(tmp_path / "gone"), sensitive="masculine"))
 
 
-def test_the_images_are_those_of_the_data_set(tmp_path, drawn_faces) -> None:
+def test_the_images_are_those_of_the_data_set(tmp_path, drawn_faces, monkeypatch) -> None:
     data = {"cache_dir": str(drawn_faces), "limit": {"train": 16, "val": 5, "test": 3}}
     found = sample_images(settings(tmp_path, **data))
     assert found.what == "images of drawn" and found.counts == {"train": 16, "val": 5, "test": 3}
@@ -73,3 +74,7 @@ def test_the_images_are_those_of_the_data_set(tmp_path, drawn_faces) -> None:
     assert not all(torch.equal(one.images_BCHW, other.images_BCHW) for one, other in pairs)
     few = sample_images(settings(tmp_path, **data | {"limit": {"train": 3, "val": 5, "test": 3}}))
     assert [len(batch.ids) for batch in few.batches] == [3] * 4
+    asked: list[int] = []
+    monkeypatch.setattr(images, "timed", lambda read, *, images, repeats: asked.append(images) or few.data)
+    sample_images(settings(tmp_path, **data | {"limit": {"train": 3, "val": 5, "test": 3}}))
+    assert asked == [3], "the time of an image is that of a read ÷ the images that it gives"
