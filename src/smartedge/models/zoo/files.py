@@ -131,8 +131,10 @@ def _rank(place: str) -> int:
 def _what_else(saved: Any) -> str:
     held = f"it holds {', '.join(map(repr, list(saved)[:8])) or 'nothing'}" if isinstance(saved, Mapping) else ""
     kind = saved.name if isinstance(saved, Unknown) else type(saved).__name__
-    return (
-        f"holds no named tensors: {held or f'it holds a {kind}'}. A file that holds a network as a Python object can "
-        "only be read by running its code; if you trust it, load it in torch and save model.state_dict() with "
-        "safetensors.torch.save_file"
+    said = f"holds no named tensors: {held or f'it holds a {kind}'}. "
+    if not held and not isinstance(saved, Unknown):
+        return said + "Save model.state_dict(), the tensors of torch by their names"
+    return said + (
+        "A file that holds a network as a Python object can only be read by running its code; if you trust it, load it "
+        "in torch and save model.state_dict() with safetensors.torch.save_file"
     )
