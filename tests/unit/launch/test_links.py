@@ -10,6 +10,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from smartedge.artifacts.fleet import Bundle
+from smartedge.artifacts.run import EdgeRun
 from smartedge.config import load_config
 from smartedge.errors import ConfigError, LinkError
 from smartedge.launch.links import (
@@ -99,6 +100,11 @@ def test_a_link_to_a_cloud_asks_it_or_says_that_it_is_not_there(
         assert told == [f"{cannot} The edge {goes_on}"]
     sender_to(config, "other:8", bundle, told.append)
     assert made.call_args.args[0] == "other:8", "what is named on the command line counts"
+    asked.reset_mock()
+    (tmp_path / "edge").mkdir()
+    EdgeRun(run="mine", data="").write(tmp_path / "edge" / "run.json")
+    sender_to(config, None, bundle, told.append)
+    assert [call.args[1] for call in asked.call_args_list] == ["mine"] * answers, "an edge that goes on names its run"
     asked.reset_mock()
     link_to(config, "other:8", None, told.append)
     assert made.call_args.args == ("other:8", Credentials()) and made.call_args.kwargs["patient"] is True
