@@ -194,7 +194,7 @@ def _soon_given_up(files: FileSystem) -> FileSystem:
     if not isinstance(files, getattr(fs, "S3FileSystem", ())):  # pyarrow can be built without it
         return files
     pickled: Any = files.__reduce__()  # there is no other way to its options
-    return fs.S3FileSystem(**pickled[1][0], retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES))
+    return fs.S3FileSystem(**pickled[1][0] | {"retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=_TRIES)})
 
 
 def _by_fsspec(url: str, why: Exception) -> tuple[FileSystem, str]:
