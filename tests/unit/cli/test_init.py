@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,7 +89,10 @@ def test_the_data_are_looked_at_and_a_file_is_proposed(
     assert (config.data.desired, config.data.image_size.plain, config.train.batch_size) == ("kind", "56x40", 16)
     assert config.epochs == 40  # few images: more epochs
     assert "24 images of about 40 pixels, read as 56x40; columns that can be learned: kind (2), glasses (2)" in told
-    half = summarise(str(photos)).jpeg / 2  # of images of one colour: less than the usual 11x8x6 numbers
+    looked = summarise(str(photos))
+    epochs = [propose(replace(looked, images=images), ["kind"], []).epochs for images in (10 * 64, 11 * 64, 500 * 64)]
+    assert epochs == [30, 28, 6], "at least 300 steps of 64 images, and six epochs"
+    half = looked.jpeg / 2  # of images of one colour: less than the usual 11x8x6 numbers
     channels = int(half / 48)
     assert channels < 11 and f"kind is learned; {channels}x8x6 numbers cross the cut layer1, at most" in told
 

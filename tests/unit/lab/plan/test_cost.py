@@ -11,7 +11,7 @@ import pytest
 from simulation import Line
 
 from smartedge.artifacts.plan import Choice, Job
-from smartedge.artifacts.profile import Profile
+from smartedge.artifacts.profile import Profile, Timing
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Setting, job_of
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
@@ -290,3 +290,17 @@ def test_labels_take_their_bytes(config: Any) -> None:
     assert job_of(config.model_copy(update={"model": model}), counts, 2).front_epochs == 0  # it is not trained again
     several = config.model_copy(update={"data": config.data.model_copy(update={"desired": ("a", "b")})})
     assert job_of(several, counts, 40).label_bytes == 5
+
+
+def test_only_training_images_are_read(
+    job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
+) -> None:
+    """Validation and test images are in memory by then."""
+    job = job.model_copy(update={"images": {"train": B, "val": 6 * B, "test": B}, "epochs": 1})
+    slow, fast = (
+        predict(HIERARCHICAL, job, make_setting("local", edge=make_profile(cores=64, data=data)))
+        for data in (
+            Timing(seconds=seconds, cpu_seconds=seconds, spread=0.0, first_seconds=0.0) for seconds in (50 * MS, 0.0)
+        )
+    )
+    assert slow.seconds_total - fast.seconds_total == pytest.approx(B * 50 * MS, abs=0.01)  # not 8 times that

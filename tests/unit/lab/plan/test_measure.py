@@ -44,6 +44,11 @@ def test_the_peak_of_an_edge_is_taken_before_its_process_divides_a_network(
     answer = measure.figures_of_cut(config, ["uint8"], sample_images(config), repeats=1)
     assert happened[:3] == ["read_answer", "_own_peak_bytes", "divide"]
     assert answer["figures"]["build_seconds"] > 0
+    assert answer["left_out"] == {}
+    elsewhere = load_config(config, {"hardware": {"cloud_device": "cuda:99"}})
+    images = sample_images(elsewhere)
+    with pytest.raises(ConfigError, match=r"hardware\.cloud_device: 'cuda:99'"):
+        measure.figures_of_cut(elsewhere, ["uint8"], images, repeats=1)
 
 
 @pytest.fixture
