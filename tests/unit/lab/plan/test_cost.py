@@ -110,7 +110,7 @@ def test_edge_alone_is_the_sum_of_its_steps(job: Job, make_setting: Callable[...
     found = predict(Choice(method="local", schedule="joint", cut=None, codec=None), job, make_setting("3g"))
     epoch = 640 * 7 * MS + 64 * 2.3 * MS + 0.01 + 2e-9 * 130e6
     assert found.seconds_total == pytest.approx(6 * epoch + 128 * 2.3 * MS + 0.4, rel=1e-9)
-    assert (found.bytes_up_total, found.bytes_down_total, found.depth) == (0.0, 0.0, 1.0)
+    assert (found.bytes_up_total, found.bytes_down_total, found.bytes_up_per_image, found.depth) == (0.0, 0.0, 0.0, 1.0)
     assert found.edge_peak_bytes == 800e6
 
 

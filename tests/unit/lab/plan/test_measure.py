@@ -14,7 +14,7 @@ import torch
 from smartedge.artifacts.profile import CheckpointCost, Timing, Transport
 from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, CutError
-from smartedge.lab.plan import measure
+from smartedge.lab.plan import measure, survey
 from smartedge.lab.plan.images import SampleImages, sample_images
 from smartedge.methods.base import get_method
 from smartedge.models.cutting.cut import list_cuts
@@ -138,8 +138,10 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         said: list[str] = []
         monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in (json.dumps(request), *lines))))
         monkeypatch.setattr(measure, "say", said.append)
-        monkeypatch.setattr(measure.torch, "set_num_threads", lambda count: None)
+        threads: list[int] = []
+        monkeypatch.setattr(measure.torch, "set_num_threads", threads.append)
         assert measure.main() == 0
+        assert threads in ([1], []), "those of the settings; none where they cannot be read"
         return [json.loads(text) for text in said]
 
     return serve
@@ -159,11 +161,11 @@ def test_a_process_answers_with_the_part_it_was_asked_for(
 
     monkeypatch.setattr(measure, "figures_of_cut", answer("of a cut"))
     monkeypatch.setattr(measure, "figures_of_whole", answer("of all"))
-    request = {"config": whole.model_dump(mode="json"), "codecs": ["uint8"], "repeats": 5}
+    request = json.loads(survey._request(whole, "cut", ("uint8",), 5))
     rest = {"codecs": ["uint8"], "repeats": 5, "timing": timing.model_dump()}
-    assert served({**request, "part": "cut"}) == [{"figures": "of a cut", **rest}]
+    assert served(request) == [{"figures": "of a cut", **rest}]
     assert served({**request, "part": "whole"}) == [{"figures": "of all", **rest}]
-    wrong = {**request["config"], "method": "magic"}  # type: ignore[dict-item]
+    wrong = {**request["config"], "method": "magic"}
     (found,) = served({**request, "config": wrong, "part": "cut"})
     assert found["error"]["code"] == ConfigError.code and "magic" in found["error"]["message"]
 
