@@ -20,6 +20,7 @@ from smartedge.methods.schedules import get_schedule
 
 __all__ = ["compared", "write_comparison"]
 _ATTRIBUTES = 5  # a comparison has a row for so many attributes at most
+_NOTHING_BESIDE = 100  # from this ratio on, both amounts are told in its place
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -220,8 +221,10 @@ def _beside(names: Sequence[str], runs: Sequence[Run], finals: Sequence[Figures]
     epochs = mine.epochs / theirs.epochs
     if theirs.seconds_per_epoch > 0:
         text += f"; {times(epochs * mine.seconds_per_epoch / theirs.seconds_per_epoch)} times its time"
-    if theirs.edge_work > 0:
+    if theirs.edge_work > mine.edge_work / _NOTHING_BESIDE:
         text += f"; {times(mine.edge_work / theirs.edge_work)} times its computing on the edge"
+    elif mine.edge_work > 0:
+        text += f"; {seconds(mine.edge_work)} of computing on the edge instead of {seconds(theirs.edge_work)}"
     my_peak, their_peak = mine.edge_peak_rss_bytes, theirs.edge_peak_rss_bytes
     if known(my_peak) and known(their_peak):
         text += f"; {times(my_peak / their_peak)} times its peak memory on the edge"

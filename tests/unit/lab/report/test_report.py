@@ -347,6 +347,19 @@ def test_a_comparison_has_every_run_and_figure(write_run):
     assert out.stat().st_size < 400_000
 
 
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [(0.05, "40 times its computing on the edge"), (0.01, r"20\.0 s of computing on the edge instead of 0\.100 s")],
+)
+def test_a_rival_that_hardly_computes_is_no_measure(theirs, told, write_run):
+    """Ten epochs: 20 s, and of the other edge 0.5 or 0.1 s."""
+    runs = [
+        write_run(name, method=name, epochs=10, change=lambda found, own=own: found.update(edge_processor_seconds=own))
+        for name, own in (("hierarchical", 2.0), ("upload", theirs))
+    ]
+    assert re.search(told, " ".join(compared(runs)[-1].split()))
+
+
 def test_a_comparison_says_where_it_is_unfair(write_run):
     runs = [write_run("a"), write_run("b", epochs=4, seed=1, method="upload"), write_run("c")]
     page = Page(write_comparison(runs, runs[0] / "comparison.html"))
