@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from results_example import PRIVACY
+
 from smartedge.artifacts.attacks import AttributeBlock, KindFigures, Membership, MembershipFigures, NamedFigures
 from smartedge.artifacts.audit import Audit, AuditedRun, AuditSettingsUsed, Effort, NoiseTest
 from smartedge.artifacts.reconstruction import (
@@ -67,32 +69,8 @@ def attribute_block(best: float | None, *, sensitive: bool = True) -> AttributeB
 
 def privacy_block(**changes: Any) -> dict[str, Any]:
     """The block ``privacy`` of results.json, of a Gaussian release with ε = 4 (docs/results-schema.md)."""
-    block = {
-        "mechanism": "gaussian",
-        "granularity": "vector",
-        "epsilon": 4.0,
-        "delta": 1e-5,
-        "epsilon_total": 4.0,
-        "delta_total": 1e-5,
-        "releases_max": 1,
-        "epsilon_budget": 4.0,
-        "delta_budget": 1e-5,
-        "vector_epsilon": 4.0,
-        "vector_epsilon_total": 4.0,
-        "clip": 11.3,
-        "sigma": 24.6,
-        "codewords": None,
-        "subset": None,
-        "labels": "clear",
-        "label_epsilon": None,
-        "epsilon_with_label": None,
-        "apply_to": "always",
-        "attribute_bound": (math.exp(4) + 1e-5) / (1 + math.exp(4)),
-        "tight_attribute_bound": 0.677,
-        "sampling_delta": 0.0,
-        "randomised_response_baseline": 0.913,
-    }
-    return {**block, **changes}
+    bound = (math.exp(4) + 1e-5) / (1 + math.exp(4))
+    return {**PRIVACY, "attribute_bound": bound, "randomised_response_baseline": 0.913, **changes}
 
 
 def attribute(best: float, *, floor: float = 0.645, undefended: float | None = 0.928, **changes: Any) -> dict[str, Any]:

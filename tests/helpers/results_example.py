@@ -56,22 +56,24 @@ def example_results() -> dict[str, Any]:
 
 def example_privacy(**changes: Any) -> Privacy:
     """The block ``privacy`` of a Gaussian release with ε = 4."""
-    block = {
-        "mechanism": "gaussian",
-        "granularity": "vector",
-        **dict.fromkeys(("epsilon", "epsilon_total", "epsilon_budget", "vector_epsilon", "vector_epsilon_total"), 4.0),
-        **dict.fromkeys(("delta", "delta_total", "delta_budget"), 1e-5),
-        "releases_max": 1,
-        "clip": 11.3,
-        "sigma": 24.6,
-        "codewords": None,
-        "subset": None,
-        "labels": "clear",
-        "label_epsilon": None,
-        "epsilon_with_label": None,
-        "apply_to": "always",
-        "attribute_bound": 0.982,
-        "tight_attribute_bound": 0.677,
-        "sampling_delta": 0.0,
-    }
-    return Privacy.model_validate({**block, **changes})
+    return Privacy.model_validate({**PRIVACY, **changes})
+
+
+PRIVACY: dict[str, Any] = {
+    "mechanism": "gaussian",
+    "granularity": "vector",
+    **dict.fromkeys(("epsilon", "epsilon_total", "epsilon_budget", "vector_epsilon", "vector_epsilon_total"), 4.0),
+    **dict.fromkeys(("delta", "delta_total", "delta_budget"), 1e-5),
+    "releases_max": 1,
+    "clip": 11.3,
+    "sigma": 24.6,
+    "codewords": None,
+    "subset": None,
+    "labels": "clear",
+    "label_epsilon": None,
+    "epsilon_with_label": None,
+    "apply_to": "always",
+    "attribute_bound": 0.982,
+    "tight_attribute_bound": 0.677,
+    "sampling_delta": 0.0,
+}

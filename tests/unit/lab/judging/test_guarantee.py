@@ -6,14 +6,11 @@ from typing import Any
 
 import pytest
 from audit_example import noise_test, privacy_block
+from plain_text import plain
 
 from smartedge.artifacts.results import Privacy, Results
 from smartedge.lab.judging.guarantee import Guarantee, guarantee, guarantee_of_noise
 from smartedge.metrics import attribute_bound
-
-
-def plain(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 def results(privacy: dict[str, Any] | None = None, method: str = "hierarchical") -> Results:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from audit_example import attribute, attribute_block, example_audit, membership, noise_test
+from plain_text import plain
 
 from smartedge.artifacts.attacks import AttributeBlock, Membership
 from smartedge.lab.judging.leakage import (
@@ -19,10 +20,6 @@ from smartedge.lab.judging.leakage import (
     read_leaks,
 )
 from smartedge.lab.judging.verdict import Verdict
-
-
-def plain(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 def leaks_of(bound: float | None = None, **attributes: Any) -> list[Leak]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from plain_text import plain
 
 from smartedge.lab.judging.text import (
     at_most,
@@ -21,10 +22,6 @@ from smartedge.lab.judging.text import (
     times,
     upper_number,
 )
-
-
-def plain(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 def test_a_bound_is_never_told_smaller_than_it_is() -> None:

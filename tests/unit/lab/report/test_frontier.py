@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from plain_text import plain
 
 from smartedge.artifacts.sweep import Sweep
 from smartedge.cli.sweep import print_table
@@ -16,10 +17,6 @@ from smartedge.lab.report import write_sweep
 
 LAMBDA = {"adversary.weight": ("0", "1", "3", "10")}
 GRID = {"dp.epsilon": ("1", "2", "4"), "model.codebook": ("4", "8")}
-
-
-def plain(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def labels_of(page: Path) -> list[str]:

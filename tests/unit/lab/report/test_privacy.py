@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from audit_example import RUN, example_audit, noise_test
 from PIL import Image
+from plain_text import plain
 from safetensors.numpy import load_file, save_file
 
 from smartedge.cli import report as verb
@@ -19,10 +20,6 @@ from smartedge.lab.report import write_comparison, write_figure, write_report
 from smartedge.lab.report.gallery import gallery
 from smartedge.lab.report.privacy import features_page
 from smartedge.lab.report.read import read_run
-
-
-def plain(text: str) -> str:
-    return text.replace("\N{NO-BREAK SPACE}", " ").replace("\N{NARROW NO-BREAK SPACE}", " ")
 
 
 def text_of(page: Path) -> str:
