@@ -48,6 +48,7 @@ def test_tensors_of_every_kind_come_back(tmp_path, form):
             str(t): torch.ones(3).to(t) for t in (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool)
         },
         **{str(t): torch.ones(3).to(t) for t in (torch.int32, torch.int16, torch.int8, torch.uint8)},
+        **{str(t): torch.ones(3).to(t) for t in (torch.complex64, torch.complex128)},
     }
     save(saved, tmp_path / "x.pth", _use_new_zipfile_serialization=form)
     found = read_pth(tmp_path / "x.pth")
@@ -69,7 +70,7 @@ def test_a_training_checkpoint_is_read_and_nothing_in_it_is_run(tmp_path, form):
         "args": argparse.Namespace(lr=0.1),
         "state_dict": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "network": model,
+        "network": nn.Linear(2, 2),  # its tensors are nowhere else
         "names": {"a", "b"},
         "epoch": 7,
     }
@@ -122,6 +123,16 @@ def test_tensors_beyond_their_memory_are_refused(tmp_path, size, stride, offset,
     assert read_pth(tmp_path / "x.pth").tolist() == [0.0] * 4
     write(pickled_tensor(size, stride, offset, count))
     with pytest.raises(UnreadableFile, match=r"beyond its stretch|ends early"):
+        read_pth(tmp_path / "x.pth")
+
+
+def test_a_stretch_of_two_kinds_is_refused(tmp_path):
+    """The second tensor would reach beyond the memory of the first one."""
+    both = b"(" + b"".join(pickled_tensor(count, 1, 0, count)[2:-1] for count in (4, 400)) + b"t."
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + both)
+        archive.writestr("x/data/0", bytes(16))
+    with pytest.raises(UnreadableFile, match="its stretch 0 is of two kinds"):
         read_pth(tmp_path / "x.pth")
 
 

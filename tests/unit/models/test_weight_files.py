@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 import os
@@ -217,6 +218,10 @@ def cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def arrays() -> dict[str, Any]:
+    return {name: tensor.numpy() for name, tensor in state_of().items()}
+
+
 def cut_short(path: Path) -> None:
     save_file(state_of(), path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -235,6 +240,23 @@ WRONG = {
     "HDF5": (lambda p: p.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)), "it is HDF5"),
     "settings": (lambda p: p.write_text('{"architectures": ["X"]}'), "it is JSON; give the file of weights"),
     "a folder": (lambda p: (p.mkdir(), (p / "model.safetensors").touch()), "is a folder; .*such as model.safetensors"),
+    "arrays": (
+        lambda p: save({"params": arrays(), "args": argparse.Namespace()}, p),
+        "'params', 'args'. Its numbers are arrays of NumPy; .* safetensors.numpy",
+    ),
+    "an optimizer": (
+        lambda p: save({"optimizer": torch.optim.SGD(Net(2).parameters()).state_dict(), "epoch": 1}, p),
+        "'optimizer', 'epoch'. It is the state of an optimizer; give the file that holds model.state_dict",
+    ),
+    "a network": (
+        lambda p: save({"model": Net(2), "epoch": 1}, p, _use_new_zipfile_serialization=False),
+        "'model', 'epoch'. A file that holds a network as a Python object",
+    ),
+    "numbers": (lambda p: save({"epoch": 1}, p), "'epoch'. Save model.state_dict"),
+    "numbers that are quantised": (
+        lambda p: save({"x": torch.ones(3).to(torch.float8_e4m3fn)}, p),
+        "of a kind that is not known: torch.storage.UntypedStorage; convert these",
+    ),
     "noise": (lambda p: p.write_bytes(bytes(range(7, 200))), "it is damaged, or no file of torch"),
     "LFS": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid"), "run 'git lfs pull'"),
 }

@@ -6,6 +6,7 @@ Training scripts put weights in many places of a checkpoint. The place with the 
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ _KINDS = (
     (b"GGUF", "it is GGUF, whose numbers are quantised; take the weights as safetensors"),
     (b"TFL3", "it is of TensorFlow Lite; take the weights as safetensors"),
 )
+
+# What to do with a file without tensors, by what it holds most of.
+_REMEDIES = {
+    "object": "A file that holds a network as a Python object can only be read by running its code; if you trust it, "
+    "load it in torch and save model.state_dict() with safetensors.torch.save_file",
+    "array": "Its numbers are arrays of NumPy; if you trust it, load it in Python and save the named arrays with "
+    "safetensors.numpy.save_file",
+    "optimizer": "It is the state of an optimizer; give the file that holds model.state_dict()",
+    "": "Save model.state_dict(), the tensors of torch by their names",
+}
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
@@ -131,10 +142,16 @@ def _rank(place: str) -> int:
 def _what_else(saved: Any) -> str:
     held = f"it holds {', '.join(map(repr, list(saved)[:8])) or 'nothing'}" if isinstance(saved, Mapping) else ""
     kind = saved.name if isinstance(saved, Unknown) else type(saved).__name__
-    said = f"holds no named tensors: {held or f'it holds a {kind}'}. "
-    if not held and not isinstance(saved, Unknown):
-        return said + "Save model.state_dict(), the tensors of torch by their names"
-    return said + (
-        "A file that holds a network as a Python object can only be read by running its code; if you trust it, load it "
-        "in torch and save model.state_dict() with safetensors.torch.save_file"
-    )
+    often = Counter(_other_kinds(saved, 0)).most_common(1)
+    return f"holds no named tensors: {held or f'it holds a {kind}'}. {_REMEDIES[often[0][0] if often else '']}"
+
+
+def _other_kinds(value: Any, depth: int) -> Iterator[str]:
+    """The keys of ``_REMEDIES`` for what lies in what was saved."""
+    if isinstance(value, Unknown) and not value.name.endswith("multiarray.scalar"):
+        yield "array" if value.name.endswith((".multiarray._reconstruct", ".numeric._frombuffer")) else "object"
+    elif isinstance(value, (Mapping, list, tuple)) and depth <= _DEPTH:
+        if isinstance(value, Mapping) and "param_groups" in value:
+            yield "optimizer"
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _other_kinds(item, depth + 1)

@@ -14,7 +14,7 @@ import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +35,8 @@ _DTYPES = {
     "Char": torch.int8,
     "Byte": torch.uint8,
     "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
 }
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _REPEATED = 2**20  # numbers of a tensor that repeats those of its stretch
@@ -126,9 +128,9 @@ def _read_legacy(file: IO[bytes]) -> Any:
     _follow(file)  # version of the form
     if not _follow(file)["little_endian"]:
         raise UnreadableFile("it was written on a big-endian machine")
-    saved = _follow(file)
+    known: dict[str, _Storage] = {}
+    saved = _follow(file, known)
     keys = _follow(file)
-    known = {storage.key: storage for storage in _storages(saved)}
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
@@ -146,25 +148,6 @@ def _read_legacy(file: IO[bytes]) -> Any:
 
 
 # ---- tensors
-
-
-def _children(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, (list, tuple)):
-        yield from value
-
-
-def _storages(saved: Any) -> Iterator[_Storage]:
-    waiting, seen = [saved], set()
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:  # the same list may be there many times
-            continue
-        seen.add(id(value))
-        if isinstance(value, _View):
-            yield value.storage
-        waiting += _children(value)
 
 
 def _with_tensors(saved: Any, bytes_of: Callable[[_Storage], bytes]) -> Any:
@@ -211,9 +194,15 @@ class _Mark:
     """Where a group of values begins."""
 
 
-def _follow(program: IO[bytes]) -> Any:
-    """The value that a pickle describes; see the module's first lines."""
-    machine = _Machine()
+def _follow(program: IO[bytes], stretches: dict[str, _Storage] | None = None) -> Any:
+    """The value that a pickle describes; see the module's first lines.
+
+    Args:
+        program: the pickle.
+        stretches: filled with the stretches of memory that it names, by their keys: also those of objects that are left
+            out.
+    """
+    machine = _Machine({} if stretches is None else stretches)
     for operation, argument, _ in pickletools.genops(program):
         if operation.name == "STOP":
             break
@@ -224,9 +213,10 @@ def _follow(program: IO[bytes]) -> Any:
 class _Machine:
     """Follows the operations of a pickle that make plain data."""
 
-    def __init__(self) -> None:
+    def __init__(self, stretches: dict[str, _Storage]) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.stretches = stretches
 
     def do(self, name: str, argument: Any) -> None:
         """Carry out one operation.
@@ -290,8 +280,14 @@ class _Machine:
             return
         kind = reference[1].name.removeprefix("torch.").removesuffix("Storage")
         if reference[0] != "storage" or kind not in _DTYPES:
-            raise UnreadableFile(f"it holds tensors of a kind that is not known: {reference[1].name}")
-        self.stack.append(_Storage(str(reference[2]), _DTYPES[kind], int(reference[4])))
+            raise UnreadableFile(
+                f"it holds tensors of a kind that is not known: {reference[1].name}; convert these, for example to "
+                "float32, and save the file again"
+            )
+        storage = _Storage(str(reference[2]), _DTYPES[kind], int(reference[4]))
+        if self.stretches.setdefault(storage.key, storage) != storage:
+            raise UnreadableFile(f"its stretch {storage.key} is of two kinds")
+        self.stack.append(storage)
 
 
 def _dict(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
