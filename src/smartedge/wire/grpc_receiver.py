@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import unquote
 
 import grpc
@@ -34,8 +33,9 @@ from smartedge.wire.grpc_link import COLLECT, METHOD
 from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained, first_message, no_messages_kept
 from smartedge.wire.link import FrameHandler, StreamReceiver
 from smartedge.wire.link_pb2 import Ask, Down, Up
+from smartedge.wire.loop import Loop
 from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
-from smartedge.wire.places import Busy, Open, Places, kept_heard
+from smartedge.wire.places import Busy, OpenStream, Places, heartbeat
 from smartedge.wire.questions import Questions
 from smartedge.wire.slots import Slots
 from smartedge.wire.sockets import Address, ByteCount, address_of_peer, is_loopback, location_of
@@ -46,7 +46,6 @@ _log = logging.getLogger(__name__)
 # gRPC logs and prints a traceback where a call ended before its status could be sent: any peer could fill the log.
 logging.getLogger(cygrpc.__name__).setLevel(logging.CRITICAL)
 cygrpc.traceback = SimpleNamespace(print_exc=lambda: None)
-_Result = TypeVar("_Result")
 
 _SYNC_S = 0.3  # frames are made durable, and confirmed, after this time
 _SYNC_BYTES = 16 * 2**20  # or after so many bytes
@@ -126,14 +125,12 @@ class GrpcReceiver:
         self._endings: set[asyncio.Task[None]] = set()
         self._watching: Future[None] | None = None
         self._pool = ThreadPoolExecutor(max_workers=self._limits.connections, thread_name_prefix="ingest")
-        self._loop = asyncio.new_event_loop()
-        self._slots = Slots(self._loop)
-        self._places = Places(self._loop, limits.streams_per_edge)
-        self._questions = Questions(self._loop, self._pool, answer)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="receiver", daemon=True)
-        self._thread.start()
+        self._slots = Slots()
+        self._places = Places(limits.streams_per_edge)
+        self._questions = Questions(self._pool, answer)
+        self._loop = Loop("receiver")
         try:
-            self.port: int = self._run(self._bind(location_of(host, port), credentials))
+            self.port: int = self._loop.run(self._bind(location_of(host, port), credentials))
         except Exception as error:
             self._stop_threads()
             if isinstance(error, SmartEdgeError):
@@ -145,8 +142,8 @@ class GrpcReceiver:
 
     def start(self) -> None:
         """Take streams from now on; returns at once. Senders that came earlier are waiting."""
-        self._run(self._server.start())
-        self._watching = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
+        self._loop.run(self._server.start())
+        self._watching = self._loop.start(self._watch())
 
     def counters(self) -> dict[str, ByteCount]:
         """Bytes from each edge (``up``) and to it (``down``), as the kernel counted them at the sockets."""
@@ -162,8 +159,8 @@ class GrpcReceiver:
 
         A sender whose stream has just been finished still hears of it.
         """
-        if not self._loop.is_closed():
-            self._run(self._close())
+        if not self._loop.closed:
+            self._loop.run(self._close())
             self._stop_threads()
 
     async def _bind(self, where: str, credentials: Credentials) -> int:
@@ -271,7 +268,7 @@ class GrpcReceiver:
             receiver = await calls.run(functools.partial(StreamReceiver, self._handler, peer.edge, header))
             self._connections.prove(address, peer.edge)
             await context.write(Down(confirmed=receiver.next_seq).SerializeToString())
-            async with kept_heard(context, place.writing, _ALIVE_S):
+            async with heartbeat(context, place.writing, _ALIVE_S):
                 await self._take_frames(context, place, receiver, header, calls, syncs)
                 # Reading ends in the same way where the connection was cut. Then this empty message cannot be written.
                 async with place.writing:
@@ -280,19 +277,25 @@ class GrpcReceiver:
             self._connections.find(address)
             await context.write(Down(confirmed=header.end_seq).SerializeToString())
         finally:
-            ending = self._loop.create_task(self._end(place, receiver, calls, syncs))
+            ending = asyncio.create_task(self._end(place, receiver, calls, syncs))
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
             await asyncio.shield(ending)  # the sender hears of the end when the handler has heard of it
 
     async def _take_frames(
-        self, context: Any, place: Open, receiver: StreamReceiver, header: StreamHeader, calls: Turns, syncs: Turns
+        self,
+        context: Any,
+        place: OpenStream,
+        receiver: StreamReceiver,
+        header: StreamHeader,
+        calls: Turns,
+        syncs: Turns,
     ) -> None:
         """Take frames to the end of the stream. Those that wait are taken together."""
-        inbox = Inbox(self._loop, place, self._limits.bytes_per_second, self._ahead)
+        inbox = Inbox(place, self._limits.bytes_per_second, self._ahead)
         unsynced = Unsynced(_SYNC_BYTES)
-        reading = self._loop.create_task(inbox.fill(context, Joiner(header)))
-        confirming = self._loop.create_task(self._confirm(context, receiver, unsynced, syncs, place.writing))
+        reading = asyncio.create_task(inbox.fill(context, Joiner(header)))
+        confirming = asyncio.create_task(self._confirm(context, receiver, unsynced, syncs, place.writing))
         confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
         try:
             while inbox.messages or not inbox.ended:
@@ -334,7 +337,7 @@ class GrpcReceiver:
         finally:
             unsynced.close()
 
-    async def _end(self, place: Open, receiver: StreamReceiver | None, calls: Turns, syncs: Turns) -> None:
+    async def _end(self, place: OpenStream, receiver: StreamReceiver | None, calls: Turns, syncs: Turns) -> None:
         """Free the place of a stream, once its handler has returned."""
         await calls.idle()
         await syncs.idle()
@@ -379,12 +382,7 @@ class GrpcReceiver:
         while self._endings:
             await asyncio.wait(self._endings)
 
-    def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
     def _stop_threads(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
         self._loop.close()
         self._pool.shutdown()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import sys
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import grpc
 from smartedge.errors import FrameError
 from smartedge.wire.frame import Message
 from smartedge.wire.parts import Joiner
-from smartedge.wire.places import Open
+from smartedge.wire.places import OpenStream
 from smartedge.wire.slots import Slots
 
 __all__ = ["Ahead", "Inbox", "Turns", "Unsynced", "drained", "first_message", "no_messages_kept"]
@@ -39,8 +40,7 @@ class Ahead:
 class Inbox:
     """The frames of a stream that were read and not yet handed on. Reading goes on while the handler works."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, place: Open, rate: float, ahead: Ahead) -> None:
-        self._loop = loop
+    def __init__(self, place: OpenStream, rate: float, ahead: Ahead) -> None:
         self._place = place
         self._rate = rate
         self._ahead = ahead
@@ -49,7 +49,7 @@ class Inbox:
         self._size = 0
         self.messages: list[Message] = []
         self.ended = False
-        self.came: asyncio.Future[None] = loop.create_future()  # done once there is something, or the end
+        self.came: asyncio.Future[None] = asyncio.Future()  # done once there is something, or the end
 
     async def fill(self, context: Any, joiner: Joiner) -> None:
         """Read to the end of the stream. Waits while too much is there."""
@@ -71,7 +71,7 @@ class Inbox:
         """Take a message of the link; gives its size, or None at the end of the stream."""
         if data is grpc.aio.EOF:
             return None
-        self._place.heard = self._loop.time()
+        self._place.heard = time.monotonic()
         if (message := joiner.add(data)) is not None:
             size = len(message.head) + len(message.payload)
             self.messages.append(message)
@@ -90,7 +90,7 @@ class Inbox:
         self.messages, self._size = [], 0
         self._ahead.size -= size
         if not self.ended:
-            self.came = self._loop.create_future()
+            self.came = asyncio.Future()
         self._room.set()
         return messages, size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.wire.admission import Peer
 from smartedge.wire.link_pb2 import Down
 
-__all__ = ["Busy", "Open", "Places", "kept_heard"]
+__all__ = ["Busy", "OpenStream", "Places", "heartbeat"]
 
 _REPLACED_AFTER_S = 5.0  # a stream that was silent for so long gives way to a new one of the same edge
 _GRACE_S = 5.0  # for the end of a stream that is replaced
@@ -23,12 +24,12 @@ class Busy(LinkError):
 
 
 @dataclass(eq=False)
-class Open:
-    """A stream that is open."""
+class OpenStream:
+    """A stream that is open. It is made on the loop that serves it."""
 
     peer: Peer
     heard: float  # when its last message came
-    stop: asyncio.Future[SmartEdgeError]  # set to the reason, it ends the stream
+    stop: asyncio.Future[SmartEdgeError] = field(default_factory=asyncio.Future)  # its result, the reason, ends it
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while something is sent back
 
@@ -42,19 +43,17 @@ class Places:
     """The open streams of all edges.
 
     Args:
-        loop: serves them.
         most: streams of an edge at the same time.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
-        self._loop = loop
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._open: dict[str, list[Open]] = {}
+        self._open: dict[str, list[OpenStream]] = {}
 
-    def __iter__(self) -> Iterator[Open]:
+    def __iter__(self) -> Iterator[OpenStream]:
         return iter([each for places in self._open.values() for each in places])
 
-    async def claim(self, peer: Peer) -> Open:
+    async def claim(self, peer: Peer) -> OpenStream:
         """A place for a stream of this edge.
 
         Raises:
@@ -63,17 +62,17 @@ class Places:
         mine = self._open.get(peer.edge, [])
         if len(mine) >= self._most:
             oldest = min(mine, key=lambda each: each.heard)
-            if self._loop.time() - oldest.heard > _REPLACED_AFTER_S:
+            if time.monotonic() - oldest.heard > _REPLACED_AFTER_S:
                 oldest.end(LinkError("another stream of the same edge took the place of this one"))
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(oldest.ended.wait(), _GRACE_S)
             if len(self._open.get(peer.edge, [])) >= self._most:
                 raise Busy(f"edge {peer.edge} has an open stream, and takes one at a time; is it running twice?")
-        place = Open(peer, self._loop.time(), self._loop.create_future())
+        place = OpenStream(peer, time.monotonic())
         self._open.setdefault(peer.edge, []).append(place)
         return place
 
-    def free(self, place: Open) -> None:
+    def free(self, place: OpenStream) -> None:
         """The stream has ended, and its handler has returned."""
         mine = self._open[place.peer.edge]
         mine.remove(place)
@@ -83,8 +82,8 @@ class Places:
 
 
 @contextlib.asynccontextmanager
-async def kept_heard(context: Any, writing: asyncio.Lock, seconds: float) -> AsyncIterator[None]:
-    """Send an empty message every few seconds, so that a sender can tell a receiver that waits from one that hangs."""
+async def heartbeat(context: Any, writing: asyncio.Lock, seconds: float) -> AsyncIterator[None]:
+    """Inside, send an empty message every few seconds: a sender can tell a receiver that waits from one that hangs."""
 
     async def beat() -> None:
         while True:
@@ -92,7 +91,7 @@ async def kept_heard(context: Any, writing: asyncio.Lock, seconds: float) -> Asy
             async with writing:
                 await context.write(Down().SerializeToString())
 
-    beating = asyncio.get_running_loop().create_task(beat())
+    beating = asyncio.create_task(beat())
     beating.add_done_callback(lambda task: task.cancelled() or task.exception())
     try:
         yield

@@ -21,16 +21,13 @@ class Questions:
     """Answers questions on threads of the receiver, one of each edge at a time. Streams do not wait for them.
 
     Args:
-        loop: serves the calls.
-        pool: its threads.
+        pool: the receiver's threads.
         answer: takes the name of an edge and its question; may block. None: there are no answers here.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, answer: Callable[[str, bytes], bytes] | None
-    ) -> None:
-        self._loop, self._pool, self._answer = loop, pool, answer
-        self._places = Places(loop, 1)
+    def __init__(self, pool: ThreadPoolExecutor, answer: Callable[[str, bytes], bytes] | None) -> None:
+        self._pool, self._answer = pool, answer
+        self._places = Places(1)
         self._running: set[asyncio.Future[bytes]] = set()
 
     async def take(self, context: Any, peer: Peer, question: bytes) -> bool:
@@ -46,7 +43,7 @@ class Questions:
         if self._answer is None:
             raise LinkError(NOT_HERE)
         place = await self._places.claim(peer)
-        running = self._loop.run_in_executor(self._pool, self._answer, peer.edge, question)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, self._answer, peer.edge, question)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
         try:

@@ -30,11 +30,11 @@ def about_to_wait() -> None:
 class Slot:
     """The right of one call to work. It is given back once; further times do nothing."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, free: asyncio.Semaphore) -> None:
-        self._loop = loop
+    def __init__(self, free: asyncio.Semaphore) -> None:
+        self._loop = asyncio.get_running_loop()
         self._free = free
         self._given = False
-        self._alarm = loop.call_later(_SLOT_S, self.give)
+        self._alarm = self._loop.call_later(_SLOT_S, self.give)
 
     def give(self) -> None:
         """Give it back. Call this on the loop's thread."""
@@ -60,11 +60,10 @@ class Slots:
     one for each of them, and keep it.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = _SLOTS) -> None:
-        self._loop = loop
+    def __init__(self, most: int = _SLOTS) -> None:
         self._free = asyncio.Semaphore(most)
 
     async def take(self) -> Slot:
         """Wait for a slot. It gives itself back after a moment."""
         await self._free.acquire()
-        return Slot(self._loop, self._free)
+        return Slot(self._free)

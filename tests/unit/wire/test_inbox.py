@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import grpc.aio
 import pytest
@@ -16,7 +17,7 @@ from smartedge.wire import inbox as inbox_module
 from smartedge.wire.admission import Peer
 from smartedge.wire.frame import Message
 from smartedge.wire.inbox import Ahead, Inbox, Turns, Unsynced, drained
-from smartedge.wire.places import Open
+from smartedge.wire.places import OpenStream
 from smartedge.wire.slots import Slots
 
 LONG_S = 300.0  # no test waits for this
@@ -27,7 +28,7 @@ def after(call: Callable[[], object]) -> str | None:
 
     async def made() -> str | None:
         with ThreadPoolExecutor(1) as pool:
-            turns = Turns(pool, Slots(asyncio.get_running_loop(), 1))
+            turns = Turns(pool, Slots(1))
             with contextlib.suppress(ZeroDivisionError):
                 await turns.run(call)
             await turns.idle()
@@ -48,7 +49,7 @@ def test_it_made_nothing_of_the_kind(call: Callable[[], object]) -> None:
 def test_nothing_was_called() -> None:
     async def scenario() -> str | None:
         with ThreadPoolExecutor(1) as pool:
-            return Turns(pool, Slots(asyncio.get_running_loop(), 1)).made(str)
+            return Turns(pool, Slots(1)).made(str)
 
     assert asyncio.run(scenario()) is None
 
@@ -81,8 +82,8 @@ def test_all_streams_together_read_no_more_ahead_than_they_may(monkeypatch: pyte
     monkeypatch.setattr(inbox_module, "_AHEAD_OF_ALL", 150)
 
     async def scenario() -> None:
-        loop, ahead, contexts = asyncio.get_running_loop(), Ahead(), [Context(), Context()]
-        inboxes = [Inbox(loop, Open(Peer("a", None), 0.0, loop.create_future()), float("inf"), ahead) for _ in contexts]
+        ahead, contexts = Ahead(), [Context(), Context()]
+        inboxes = [Inbox(OpenStream(Peer("a", None), 0.0), float("inf"), ahead) for _ in contexts]
         reading = []
         for inbox, context in zip(inboxes, contexts, strict=True):
             reading.append(asyncio.ensure_future(inbox.fill(context, Joined())))  # type: ignore[arg-type]
@@ -116,8 +117,7 @@ def test_a_stream_whose_frame_is_not_whole_yet_reads_on_whatever_others_hold(mon
             return Message(b"", data) if self.parts == 3 else None
 
     async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        inbox = Inbox(loop, Open(Peer("a", None), 0.0, loop.create_future()), float("inf"), Ahead(1000))
+        inbox = Inbox(OpenStream(Peer("a", None), 0.0), float("inf"), Ahead(1000))
         reading = asyncio.ensure_future(inbox.fill(Context(), InThree()))  # type: ignore[arg-type]
         await asyncio.wait_for(inbox.came, 30)
         assert len(inbox.messages) == 1
@@ -127,19 +127,6 @@ def test_a_stream_whose_frame_is_not_whole_yet_reads_on_whatever_others_hold(mon
     asyncio.run(scenario())
 
 
-class Timed:
-    """A loop of which the test says what time it is."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-    def create_future(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
-
-
 @pytest.mark.parametrize(("size", "count"), [(60, 64), (2**20, 2)])
 def test_a_stream_reads_64_frames_or_two_mib_ahead(size: int, count: int) -> None:
     class Endless(Context):
@@ -147,8 +134,7 @@ def test_a_stream_reads_64_frames_or_two_mib_ahead(size: int, count: int) -> Non
             return Bytes(size)
 
     async def scenario() -> None:
-        loop = asyncio.get_running_loop()
-        inbox = Inbox(loop, Open(Peer("a", None), 0.0, loop.create_future()), float("inf"), Ahead())
+        inbox = Inbox(OpenStream(Peer("a", None), 0.0), float("inf"), Ahead())
         reading = asyncio.ensure_future(inbox.fill(Endless(), Joined()))  # type: ignore[arg-type]
         for _ in range(2 * count):
             await asyncio.sleep(0)
@@ -164,27 +150,28 @@ def test_a_rate_lets_a_second_s_worth_pass_at_once_and_what_was_not_sent_is_no_c
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Messages of 60 bytes at 100 bytes a second; the clock goes on by what is slept, and once by an hour."""
-    loop, waits = Timed(), []
+    clock, waits = SimpleNamespace(now=100.0, monotonic=lambda: clock.now), []
 
     async def sleep(seconds: float) -> None:
         waits.append(round(seconds, 6))
-        loop.now += seconds
+        clock.now += seconds
 
     class Some(Context):
         async def read(self) -> Bytes | object:
             if len(waits) == 5:
-                loop.now += 3600.0
+                clock.now += 3600.0
             return Bytes(60) if len(waits) < 8 else grpc.aio.EOF
 
     async def scenario() -> float:
-        place = Open(Peer("a", None), 0.0, loop.create_future())
+        place = OpenStream(Peer("a", None), 0.0)
+        monkeypatch.setattr(inbox_module, "time", clock)
         monkeypatch.setattr(inbox_module.asyncio, "sleep", sleep)
-        await Inbox(loop, place, 100.0, Ahead()).fill(Some(), Joined())  # type: ignore[arg-type]
+        await Inbox(place, 100.0, Ahead()).fill(Some(), Joined())  # type: ignore[arg-type]
         return place.heard
 
     heard = asyncio.run(scenario())
     assert waits == [0, 0.2, 0.6, 0.6, 0.6, 0, 0.2, 0.6]
-    assert heard == pytest.approx(loop.now - 0.6), "when its last message came"
+    assert heard == pytest.approx(clock.now - 0.6), "when its last message came"
 
 
 def test_a_stream_that_is_cancelled_waits_for_the_call_that_runs() -> None:
@@ -193,7 +180,7 @@ def test_a_stream_that_is_cancelled_waits_for_the_call_that_runs() -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
             begun, go = threading.Event(), threading.Event()
-            turns = Turns(pool, Slots(asyncio.get_running_loop(), 1))
+            turns = Turns(pool, Slots(1))
             running = asyncio.ensure_future(turns.run(lambda: (begun.set(), go.wait(30))[1]))
             await asyncio.get_running_loop().run_in_executor(None, begun.wait, 30)
             running.cancel()

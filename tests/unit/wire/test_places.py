@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
 from smartedge.errors import LinkError
+from smartedge.wire import places as places_module
 from smartedge.wire.admission import Peer
-from smartedge.wire.places import Busy, Open, Places
+from smartedge.wire.places import Busy, OpenStream, Places
 
 A, B = Peer("a", None), Peer("b", None)
 
 
 class Clock:
-    """A loop's time that stands still, and its futures."""
+    """Stands still until the test moves it."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
+    now = 100.0
 
-    def time(self) -> float:
+    def monotonic(self) -> float:
         return self.now
-
-    def create_future(self) -> asyncio.Future[Any]:
-        return asyncio.get_running_loop().create_future()
 
 
 def with_places(most: int, scenario: Callable[[Places, Clock], Awaitable[None]]) -> None:
     async def run() -> None:
         clock = Clock()
-        await scenario(Places(clock, most), clock)  # type: ignore[arg-type]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(places_module, "time", clock)
+            await scenario(Places(most), clock)
 
     asyncio.run(run())
 
@@ -89,7 +87,7 @@ def test_a_stream_that_does_not_end_keeps_its_place(monkeypatch: pytest.MonkeyPa
 
 def test_a_stream_ends_for_the_reason_that_was_given_first() -> None:
     async def scenario(places: Places, clock: Clock) -> None:
-        place: Open = await places.claim(A)
+        place: OpenStream = await places.claim(A)
         first = LinkError("first")
         place.end(first)
         place.end(LinkError("second"))

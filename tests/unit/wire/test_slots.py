@@ -18,7 +18,7 @@ def work_beside(wait: object, *, lasting: int) -> set[str]:
 
     async def scenario() -> set[str]:
         with ThreadPoolExecutor(100) as pool:
-            slots, moment = Slots(asyncio.get_running_loop(), 2), threading.Event()
+            slots, moment = Slots(2), threading.Event()
             waiting = [asyncio.ensure_future(Turns(pool, slots).run(wait)) for _ in range(lasting)]  # type: ignore[arg-type]
             names = await asyncio.gather(
                 *(
@@ -62,7 +62,7 @@ def test_a_slot_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots_module, "_SLOT_S", 1000.0)
 
     async def scenario() -> None:
-        slots = Slots(asyncio.get_running_loop(), 1)
+        slots = Slots(1)
         slot = await slots.take()
         slot.give()
         slot.give()
@@ -78,7 +78,7 @@ def test_whoever_waits_outside_of_a_call_has_no_slot_to_give(monkeypatch: pytest
 
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            slots = Slots(asyncio.get_running_loop(), 1)
+            slots = Slots(1)
             await Turns(pool, slots).run(lambda: None)
             slot = await slots.take()
             await asyncio.get_running_loop().run_in_executor(pool, about_to_wait)  # the same thread

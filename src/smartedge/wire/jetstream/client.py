@@ -1,4 +1,4 @@
-"""A connection to a broker, on a thread of its own, and what its errors mean."""
+"""A connection to a broker, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
-import threading
-from collections.abc import Coroutine, Iterable
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
@@ -21,12 +18,10 @@ from smartedge.wire.sockets import is_loopback, location_of
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-__all__ = ["Loop", "cancelled", "connect", "from_nats_error", "refuse_in_clear"]
+__all__ = ["connect", "from_nats_error", "refuse_in_clear"]
 
 _log = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
-_AGAIN_S = 0.1  # until a task that goes on is cancelled again
 _READ_BYTES = 2**18  # at a time; a MB in pieces of 32 KiB, as the library reads, takes a quarter more processor time
 
 _QUIET = logging.getLogger("nats")  # it logs tracebacks of errors that are raised or handled anyway
@@ -59,51 +54,6 @@ _TIMEOUT = (
     "start it again); or this side may have no permission: a broker does not answer what it denies ('smartedge fleet "
     "broker' writes its permissions)"
 )
-
-
-class Loop:
-    """An event loop on a thread of its own; ``run`` is called from other threads."""
-
-    def __init__(self, name: str) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def start(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
-        """Begin a coroutine; returns what can be waited for from another thread."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
-        """Run a coroutine, and wait for it."""
-        return self.start(work).result()
-
-    def close(self) -> None:
-        """End the thread, and what still runs on it."""
-        self.run(_cancel_all())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-
-async def _cancel_all() -> None:
-    """Cancel every other task of this loop: the library leaves some behind."""
-    await cancelled(asyncio.all_tasks() - {asyncio.current_task()})
-
-
-async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks, and wait until they have ended. Errors in which they end are dropped.
-
-    They are cancelled again and again. Before Python 3.12 ``asyncio.wait_for``, which the library uses too, forgets a
-    cancellation that comes together with what it waits for.
-    """
-    all_tasks = list(tasks)
-    while left := {task for task in all_tasks if not task.done()}:
-        for task in left:
-            task.cancel()
-        await asyncio.wait(left, timeout=_AGAIN_S)
-    for task in all_tasks:
-        if not task.cancelled():
-            task.exception()  # else it is logged as one that nobody has seen
 
 
 def refuse_in_clear(address: Address, credentials: Credentials, *, insecure: bool) -> None:

@@ -33,7 +33,6 @@ from smartedge.wire.sockets import location_of
 __all__ = [
     "MIN_PART_BYTES",
     "NATS",
-    "TOKEN",
     "Address",
     "Assembler",
     "Piece",
@@ -46,9 +45,9 @@ __all__ = [
 ]
 
 NATS = "nats://"  # before the address of a broker
-TOKEN = r"[a-z0-9][a-z0-9_-]{0,62}"  # a stream's name
 MIN_PART_BYTES = 64 * 1024  # of a frame in each message but its last: so that parts are few
-_PATH = re.compile(rf"/?|/(?P<stream>{TOKEN})(/(?P<streams>[1-9][0-9]?))?/?")
+# The name of a stream is as that of an edge.
+_PATH = re.compile(rf"/?|/(?P<stream>{EDGE_NAME})(/(?P<streams>[1-9][0-9]?))?/?")
 _USUAL_STREAM = "frames"
 _USUAL_PORT = 4222
 

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.logs import plain
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.jetstream.client import Loop, cancelled, connect, from_nats_error, refuse_in_clear
+from smartedge.wire.jetstream.client import connect, from_nats_error, refuse_in_clear
 from smartedge.wire.jetstream.intake import EdgeIntake, Settled, Stored
 from smartedge.wire.jetstream.messages import Address, edge_of, subject_of
 from smartedge.wire.jetstream.pulling import pulled
 from smartedge.wire.jetstream.streams import check_stream, forget, make_streams
 from smartedge.wire.link import FrameHandler
+from smartedge.wire.loop import Loop, cancelled
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

@@ -14,9 +14,10 @@ from smartedge.errors import FrameError, LinkError
 from smartedge.types import StreamHeader
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json
-from smartedge.wire.jetstream.client import Loop, connect, from_nats_error, refuse_in_clear
+from smartedge.wire.jetstream.client import connect, from_nats_error, refuse_in_clear
 from smartedge.wire.jetstream.messages import Address, header_message, message_id, pieces_of, subject_of
 from smartedge.wire.link import UNNAMED_EDGE, check_kind, must_be_closed, must_be_open
+from smartedge.wire.loop import Loop
 from smartedge.wire.sockets import ByteCount, SocketMeter
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import socket
 import ssl
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from nats.aio.msg import Msg
 
 from smartedge.errors import LinkError
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.jetstream.client import Loop, _status, cancelled, connect, from_nats_error
+from smartedge.wire.jetstream.client import _status, connect, from_nats_error
 from smartedge.wire.jetstream.messages import Address
 from smartedge.wire.jetstream.pulling import _consumer_is_gone
 
@@ -71,32 +70,6 @@ def test_a_broker_that_never_answers_is_given_up_in_time(monkeypatch: pytest.Mon
     monkeypatch.setattr(Client, "connect", never)
     with pytest.raises(LinkError, match="did not answer in time"):
         asyncio.run(main())
-
-
-def test_a_task_that_forgets_a_cancellation_is_cancelled_again() -> None:
-    """asyncio.wait_for does so before Python 3.12."""
-
-    async def main() -> list[str]:
-        begun, went = asyncio.Event(), []
-
-        async def forgetful() -> None:
-            begun.set()
-            for _ in range(2):
-                try:
-                    await asyncio.sleep(2)
-                except asyncio.CancelledError:
-                    went.append("on")
-            await asyncio.sleep(2)
-
-        async def failing() -> None:
-            raise ValueError
-
-        tasks = [asyncio.create_task(forgetful()), asyncio.create_task(failing())]
-        await begun.wait()
-        await asyncio.wait_for(cancelled(tasks), 10)
-        return went if all(task.done() for task in tasks) else []
-
-    assert asyncio.run(main()) == ["on", "on"]
 
 
 CALLBACKS = ("error_cb", "disconnected_cb", "closed_cb")
@@ -259,11 +232,3 @@ def test_errors_of_tls_say_whose_certificate_it_is() -> None:
     assert "broker x: TLS fails (WRONG_VERSION_NUMBER); " in str(from_nats_error(failed, "broker x"))
     ours = LinkError("as it was said")
     assert from_nats_error(ours, "broker x") is ours
-
-
-def test_the_thread_of_a_loop_keeps_no_process_alive() -> None:
-    loop = Loop("a broker's")
-    (found,) = [thread for thread in threading.enumerate() if thread.name == "a broker's"]
-    assert found.daemon
-    loop.close()
-    assert not found.is_alive()
