@@ -26,9 +26,9 @@ import pyarrow as pa
 import torch
 from common import HERE, DropHandler, data_folder, keep_csv, keep_result
 
-from smartedge.codec import Codec, get_codec, reconstruction_error, saturated_share
+from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.codec.bits import pack_bits
-from smartedge.codec.quantise import AffineCodec, by_range, quantise
+from smartedge.codec.quantise import AffineCodec, by_range, fit_ranges, quantise, saturated
 from smartedge.data.opening import open_dataset
 from smartedge.data.reading.loader import batches
 from smartedge.methods.front_step import edge_forward, edge_step
@@ -164,6 +164,13 @@ def measured(what: str, name: str, features_BF: Features) -> dict[str, Any]:
         "encode us/image": microseconds(lambda: codec.encode(features_BF)),
         "decode us/image": microseconds(decode),
     }
+
+
+def saturated_share(codec: AffineCodec, features_BF: Features) -> float:
+    """The share of all values that lie more than half a step beyond the levels."""
+    values_RN = by_range(features_BF, codec.bits)
+    ranges_2R = fit_ranges(values_RN, codec.bits, codec.name)
+    return float(saturated(values_RN, ranges_2R, codec.bits).sum() / values_RN.size)
 
 
 def microseconds(work: Callable[[], Any], *, budget_s: float = 1.0) -> float:

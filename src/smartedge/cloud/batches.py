@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from smartedge.cloud.store.feature_log import cut_of
 from smartedge.types import FeatureBatch, Features, StreamHeader
 
-__all__ = ["cut_of", "features_of", "gather", "join", "sent_by", "take"]
+__all__ = ["features_of", "gather", "join", "sent_by", "take"]
 
 
 def join(batches: Sequence[FeatureBatch]) -> FeatureBatch:
@@ -79,9 +79,3 @@ def sent_by(edge: str, header: StreamHeader, batch: FeatureBatch, *, several_cut
 def features_of(features_BF: Features, rows: np.ndarray) -> Features:
     """The features of some images that enter at the same cut, (B, *F)."""
     return np.stack(features_BF[rows].tolist()) if features_BF.dtype == object else features_BF[rows]
-
-
-def cut_of(header: StreamHeader) -> str:
-    """The cut of the edge that sends a stream. The stream was accepted, so its settings are in order."""
-    cut: str = json.loads(header.agreement)["model"]["cut"]
-    return cut

@@ -7,9 +7,9 @@ import torch
 from smartedge import metrics
 from smartedge.artifacts.fleet_run import EdgeFigures, FleetFigures
 from smartedge.artifacts.results import Figures
-from smartedge.cloud.batches import cut_of
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.order.influence import Influence
+from smartedge.cloud.store.feature_log import cut_of
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.runs.checkpoint import load_weights
 

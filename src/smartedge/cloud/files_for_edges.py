@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
-from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
+from smartedge.cloud.store.feature_log import FeatureReader, cut_of, edges_of, log_folder
 from smartedge.errors import RunError
 from smartedge.framelog.mark import MARK
 from smartedge.framelog.reader import STREAMS, segments_of
-from smartedge.wire.frame import settings_in
 
 __all__ = ["back_weights", "files_for_edges", "place_of"]
 
@@ -32,8 +31,7 @@ def files_for_edges(cloud: Path) -> Callable[[str, str], Mapping[str, Path]]:
         folder = log_folder(cloud, edge)
         if edge not in known and (folder / MARK).exists():
             for first in FeatureReader(folder, edge).streams[:1]:
-                model = settings_in(first.agreement).get("model")
-                known[edge] = first.run, str(model["cut"]) if isinstance(model, dict) else ""
+                known[edge] = first.run, cut_of(first)
         if edge not in known or known[edge][0] != run:
             raise RunError(f"the cloud has nothing of edge {edge!r} in this run; is it the server of another run?")
         files = {_SUMMARY: cloud / _SUMMARY, _METRICS: cloud / _METRICS, _BACK: back_weights(cloud, known[edge][1])}

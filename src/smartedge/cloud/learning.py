@@ -25,7 +25,7 @@ from smartedge.cloud.order.ahead import reading_threads
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
 from smartedge.cloud.order.mixing import Mixing, WindowError
-from smartedge.cloud.order.shuffled import Shuffled, next_in_sequence
+from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureReader
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.training import in_sequence
@@ -244,8 +244,8 @@ class Learning:
             return None
         if self._method.answered and intake.stream is None and not intake.sent_all:
             return None
-        seq = next_in_sequence(intake.log, trainer.next_seq)
-        return None if seq is None else Job(frame=(intake.edge, seq), needed={intake.edge: seq + 1})
+        seq = trainer.next_seq
+        return Job(frame=(intake.edge, seq), needed={intake.edge: seq + 1}) if seq < intake.log.next_seq else None
 
     def _job_of_snapshot(self) -> Job:
         """A resumed run uses the same frames, whatever came since."""

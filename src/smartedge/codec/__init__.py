@@ -42,7 +42,7 @@ from smartedge.codec.floats import Float16Codec, Float32Codec
 from smartedge.codec.image import PictureCodec, PixelCodec
 from smartedge.codec.learned import FEWEST_BYTES, LearnedCodec
 from smartedge.codec.pictures import PictureFormat
-from smartedge.codec.quantise import AffineCodec, saturated_share
+from smartedge.codec.quantise import AffineCodec
 from smartedge.codec.sequence import PREVIOUS
 from smartedge.codec.sparse import TopKCodec
 from smartedge.codec.tiles import TileCodec
@@ -58,7 +58,6 @@ __all__ = [
     "get_codec",
     "pack",
     "reconstruction_error",
-    "saturated_share",
     "unpack",
 ]
 

@@ -32,7 +32,7 @@ __all__ = [
     "level_values",
     "quantise",
     "range_count",
-    "saturated_share",
+    "saturated",
 ]
 
 RANGE_BYTES = 8  # lowest and highest level as float32
@@ -57,7 +57,7 @@ class AffineCodec:
 
     With step = (highest - lowest) / (2**bits - 1), the error of a value between lowest - step / 2 and
     highest + step / 2 is at most step / 2, plus float32 rounding. A value beyond saturates: it becomes the level that
-    is nearest. At most a quarter of a channel's values do in a frame (:func:`saturated_share` counts them).
+    is nearest. At most a quarter of a channel's values do in a frame (:func:`saturated` counts them).
 
     ``uint8`` spans minimum and maximum, so nothing saturates, both survive exactly, and encoding what was decoded
     changes nothing more. That is also its range of least squared error: to leave one outlier out costs more than the
@@ -195,7 +195,7 @@ def fit_ranges(values_RN: NDArray[np.float32], bits: int, codec: str) -> NDArray
     errors = _squared_errors(ordered, candidates, bits)
     best_R = errors.argmin(0)
     chosen_2R = np.ascontiguousarray(np.stack(candidates)[best_R, :, np.arange(len(best_R))].T)
-    too_many_R = _saturated(values_RN, chosen_2R, bits) > _MOST_SATURATED * values_RN.shape[1]
+    too_many_R = saturated(values_RN, chosen_2R, bits) > _MOST_SATURATED * values_RN.shape[1]
     return np.where(too_many_R, full_2R, chosen_2R)
 
 
@@ -221,7 +221,7 @@ def _squared_errors(values_RN: np.ndarray, candidates: list[np.ndarray], bits: i
     return np.stack(errors)
 
 
-def _saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.intp]:
+def saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], bits: int) -> NDArray[np.intp]:
     """How many values of each row lie more than half a step beyond its levels, int64 (R,)."""
     low_R1, high_R1 = ranges_2R[:, :, None]
     half_R1 = (high_R1 - low_R1) / np.float32(2 * (2**bits - 1))
@@ -231,13 +231,6 @@ def _saturated(values_RN: NDArray[np.float32], ranges_2R: NDArray[np.float32], b
     if (values_RN.min(axis=1) < lowest_R1[:, 0]).any():  # after a ReLU none is: a look costs less than counting
         count_R += np.count_nonzero(values_RN < lowest_R1, axis=1)
     return count_R
-
-
-def saturated_share(codec: AffineCodec, features_BF: Features) -> float:
-    """The share of all values that saturate when ``codec`` encodes these features."""
-    values_RN = by_range(features_BF, codec.bits)
-    saturated_R = _saturated(values_RN, fit_ranges(values_RN, codec.bits, codec.name), codec.bits)
-    return float(saturated_R.sum() / values_RN.size)
 
 
 def level_values(side: bytes, ranges: int, bits: int, codec: str) -> NDArray[np.float32]:

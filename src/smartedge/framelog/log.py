@@ -48,7 +48,6 @@ class FrameLog(OpenLog):
         edge: whose frames these are; errors name it.
         segment_bytes: a file of this size is followed by a new one.
         max_bytes: the log takes no more than this; None: as much as the disk holds.
-        spare_bytes: how much of the disk is left free.
 
     Raises:
         LogError: another process writes the log; something that was confirmed is missing or damaged; or the folder
@@ -62,11 +61,9 @@ class FrameLog(OpenLog):
         *,
         segment_bytes: int = _SEGMENT_BYTES,
         max_bytes: int | None = None,
-        spare_bytes: int = _SPARE_BYTES,
     ) -> None:
         self.segment_bytes = segment_bytes
         self.max_bytes = max_bytes
-        self.spare_bytes = spare_bytes
         super().__init__(folder, edge)
         try:
             if (self.next_seq, len(self.stream_headers)) != (self.mark.frames, self.mark.streams):
@@ -150,7 +147,7 @@ class FrameLog(OpenLog):
             used = f"{self._size} bytes of {self.max_bytes} are used"
             return f"{used}: raise store.max_bytes (in the cloud) or spool.max_bytes (on the edge)"
         with self._guarded("written"):
-            return _lacks_room(self.folder, count, self.spare_bytes)
+            return _lacks_room(self.folder, count)
 
     def sync(self) -> int:
         """Return when everything appended before the call is durable, with the watermark moved. Returns the watermark.
@@ -331,17 +328,17 @@ def check_disk(folder: Path) -> None:
         LogError: the disk is nearly full, or cannot be written.
     """
     try:
-        reason = _lacks_room(try_folder(folder), 0, _SPARE_BYTES)
+        reason = _lacks_room(try_folder(folder), 0)
     except OSError as error:
         reason = disk_error(error)
     if reason is not None:
         raise LogError(f"{folder}: no frames can be written there: {reason}")
 
 
-def _lacks_room(folder: Path, count: int, spare: int) -> str | None:
+def _lacks_room(folder: Path, count: int) -> str | None:
     """Why the disk of a folder has no room for so many bytes, and what to do; None: it has."""
     disk = os.statvfs(folder)
     free = disk.f_bavail * disk.f_frsize
-    if free >= count + spare:
+    if free >= count + _SPARE_BYTES:
         return None
-    return f"{free} bytes are free on the disk, and {spare} must stay free: free space on it"
+    return f"{free} bytes are free on the disk, and {_SPARE_BYTES} must stay free: free space on it"

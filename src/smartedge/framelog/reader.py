@@ -26,7 +26,7 @@ from smartedge.framelog.records import (
     sound_records,
 )
 
-__all__ = ["STREAMS", "STREAMS_NUMBER", "LogReader", "Stored", "Stream", "segment_name", "segments_of"]
+__all__ = ["STREAMS", "STREAMS_NUMBER", "LogReader", "Stream", "segment_name", "segments_of"]
 
 STREAMS = "streams"
 STREAMS_NUMBER = 2**32 - 1  # in the place of a segment's number
@@ -41,13 +41,6 @@ class Stream(NamedTuple):
     header: bytes
     first_seq: int
     size: int
-
-
-class Stored(NamedTuple):
-    """A frame as it came."""
-
-    head: bytes
-    payload: bytes
 
 
 def segment_name(number: int) -> str:
@@ -125,8 +118,8 @@ class LogReader:
         """Size of all files of frames."""
         return sum(path.stat().st_size for path in segments_of(self.folder).values())
 
-    def read(self, seq: int) -> Stored:
-        """Frame ``seq`` as it came.
+    def read(self, seq: int) -> tuple[bytes, bytes]:
+        """Head and payload of frame ``seq``, as they came.
 
         Raises:
             LogError: there is no such frame, or the disk does not give back what was written.
@@ -135,7 +128,7 @@ class LogReader:
         body = self._bytes(place, seq, place.head + place.payload)
         if len(body) != place.head + place.payload or zlib.crc32(body) != place.checksum:
             raise self._damaged(seq, place.segment, place.position)
-        return Stored(body[: place.head], body[place.head :])
+        return body[: place.head], body[place.head :]
 
     def head(self, seq: int) -> bytes:
         """The head of frame ``seq``. It is not checked.

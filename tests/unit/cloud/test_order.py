@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smartedge.cloud.order.shuffled import Shuffled, next_in_sequence
+from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.codec import unpack
 from smartedge.types import FeatureBatch
@@ -136,11 +136,3 @@ def test_fewer_images_than_a_step_are_one_step(log):
 def test_validation_and_test_images_come_as_they_were_sent(log):
     for split in ("val", "test"):
         assert [image for batch in shuffled(log).split(split) for image in batch.ids.tolist()] == list(range(6))
-
-
-def test_a_sequence_waits_for_its_next_frame(log):
-    assert [next_in_sequence(log, learned) for learned in (0, log.next_seq - 1, log.next_seq)] == [
-        0,
-        log.next_seq - 1,
-        None,
-    ]

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from smartedge.codec import get_codec, reconstruction_error, saturated_share
-from smartedge.codec.quantise import AffineCodec, fit_ranges
+from smartedge.codec import get_codec, reconstruction_error
+from smartedge.codec.quantise import by_range, fit_ranges, saturated
 from smartedge.errors import CodecError
 
 FLOAT32 = np.dtype(np.float32)
@@ -73,7 +73,7 @@ def test_fewer_bits_keep_half_a_step_inside_and_the_nearest_level_outside(bits: 
     ends = np.frombuffer(side, "<f4").astype(np.float64).reshape(2, -1)
     parts = slow_ranges(features_BF, bits)
     assert ends.shape == (2, len(parts))
-    saturated = 0
+    outsiders = 0
     for (mask, part), (low, high) in zip(parts, ends.T, strict=True):
         assert part.min() <= low <= high <= part.max()
         levels = torch.linspace(0, 1, 2**bits).double() * (high - low) + low
@@ -86,8 +86,8 @@ def test_fewer_bits_keep_half_a_step_inside_and_the_nearest_level_outside(bits: 
         assert bool((error[best <= half] <= half + slack).all())
         outside = int(((part.double() < low - half - slack) | (part.double() > high + half + slack)).sum())
         assert outside <= 0.25 * part.numel()
-        saturated += outside
-    assert saturated / features_BF.numel() <= saturated_share(codec, features_BF.numpy()) + 1e-9
+        outsiders += outside
+    assert outsiders <= count_of_saturated(bits, features_BF).sum()
 
 
 @pytest.mark.parametrize(("bits", "gain"), [(4, 0.8), (2, 0.6), (1, 0.2)])
@@ -119,14 +119,20 @@ def test_the_full_range_is_kept_where_too_much_would_saturate() -> None:
 def test_saturated_values_are_counted() -> None:
     features_BF = torch.rand(64, 2, 8, 8, generator=torch.Generator().manual_seed(0))
     features_BF[:4, 0, 0, 0] = 1000.0
-    assert saturated_share(AffineCodec(8), features_BF.numpy()) == 0
+    features_BF[:3, 1, 0, 0] = -1000.0
+    assert count_of_saturated(8, features_BF).tolist() == [0, 0]
     low, high = np.frombuffer(get_codec("uint4").encode(features_BF.numpy())[1], "<f4").reshape(2, 2)
     half = (high - low) / 30
-    slowly = sum(
+    slowly = [
         int((part < low[channel] - half[channel]).sum() + (part > high[channel] + half[channel]).sum())
         for channel, part in enumerate(features_BF.unbind(1))
-    )
-    assert saturated_share(AffineCodec(4), features_BF.numpy()) == slowly / features_BF.numel()
+    ]
+    assert count_of_saturated(4, features_BF).tolist() == slowly
+
+
+def count_of_saturated(bits: int, features_BF: torch.Tensor) -> np.ndarray:
+    values_RN = by_range(features_BF.numpy(), bits)
+    return saturated(values_RN, fit_ranges(values_RN, bits, f"uint{bits}"), bits)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

@@ -388,7 +388,8 @@ def test_a_full_disk_leaves_the_log_whole_and_the_log_goes_on_when_there_is_room
 def test_a_disk_that_is_nearly_full_is_refused_before(tmp_path, monkeypatch):
     written(tmp_path, 2)
     free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    with opened(tmp_path, spare_bytes=2 * free) as log:
+    monkeypatch.setattr("smartedge.framelog.log._SPARE_BYTES", 2 * free)
+    with opened(tmp_path) as log:
         with pytest.raises(
             LogError, match=r"frame 2: \d+ bytes are free on the disk, and \d+ must stay free: free space"
         ):

@@ -1,9 +1,4 @@
-"""Chooses the frames for each step of training.
-
-Where the cloud learns from one edge while frames come (schedules ``joint`` and ``two-stage``), a step uses the next
-frame of the sequence, once; for several edges see :mod:`smartedge.cloud.order.mixing`. Where each image was sent once
-(``freeze-and-log``), an epoch uses all frames of all logs, shuffled.
-"""
+"""Chooses the images for each step where each image was sent once (``freeze-and-log``): an epoch uses all, shuffled."""
 
 from __future__ import annotations
 
@@ -25,14 +20,9 @@ from smartedge.methods.sharded_step import shard_sizes
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch, Labels, SplitName
 
-__all__ = ["Shuffled", "next_in_sequence"]
+__all__ = ["Shuffled"]
 
 _SHUFFLE_FRAMES = 64  # frames decoded at once: bounds memory, mixes 64 batches
-
-
-def next_in_sequence(log: FeatureReader, learned: int) -> int | None:
-    """The frame to learn from next, when all before ``learned`` are done; None where it has not come yet."""
-    return learned if learned < log.next_seq else None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ checked when it arrived. When it is read back, the checksums of its record are t
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -18,7 +19,16 @@ from smartedge.types import EDGE_NAME, Frame, Labels, StreamHeader
 from smartedge.wire.frame import Message, ReceivedFrame, header_from_json, header_to_json, image_count, parse
 from smartedge.wire.link import UNNAMED_EDGE
 
-__all__ = ["FeatureLog", "FeatureReader", "StoreHandler", "check_begun", "edges_of", "has_begun", "log_folder"]
+__all__ = [
+    "FeatureLog",
+    "FeatureReader",
+    "StoreHandler",
+    "check_begun",
+    "cut_of",
+    "edges_of",
+    "has_begun",
+    "log_folder",
+]
 
 
 _OF_THE_DISK = "lost+found"  # at the top of a file system, where the store has one of its own
@@ -74,6 +84,12 @@ def check_begun(cloud: Path, *, resume: bool) -> None:
             f"{cloud / 'store'}: holds no log, although the run has learned from frames. If it has a disk of its "
             "own, mount it; else restore the run directory from a copy, or start a new run"
         )
+
+
+def cut_of(header: StreamHeader) -> str:
+    """The cut of the edge that sent a stream. The stream was accepted, so its settings are in order."""
+    cut: str = json.loads(header.agreement)["model"]["cut"]
+    return cut
 
 
 class FeatureReader(LogReader):

@@ -18,10 +18,19 @@ from torch import Tensor, fx
 
 from smartedge.errors import CutError
 from smartedge.models.cutting.packing import packing_of
-from smartedge.models.cutting.part import Side, named_state, state_of
+from smartedge.models.cutting.part import Side
 from smartedge.models.cutting.part_graph import PartGraph
 from smartedge.models.cutting.point import Point
-from smartedge.models.recording.graph import BATCHES, Trace, per_image, shape_text, storage_of, tensors_in
+from smartedge.models.recording.graph import (
+    BATCHES,
+    Trace,
+    named_state,
+    per_image,
+    shape_text,
+    state_of,
+    storage_of,
+    tensors_in,
+)
 from smartedge.models.recording.varying import decided
 
 __all__ = ["Analysis"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
@@ -13,9 +13,9 @@ from smartedge.errors import CutError
 from smartedge.models.copying import copied
 from smartedge.models.layout import Layout
 from smartedge.models.recording.contexts import enter, restoring
-from smartedge.models.recording.graph import shape_text
+from smartedge.models.recording.graph import named_state, shape_text
 
-__all__ = ["Part", "Side", "furnish", "merge_state_dicts", "named_state", "state_of"]
+__all__ = ["Part", "Side", "furnish", "merge_state_dicts"]
 
 Side = Literal["front", "middle", "back"]
 
@@ -183,19 +183,3 @@ def _holder(part: Part, model: nn.Module, path: str) -> tuple[nn.Module, str]:
             holder.add_module(step, made)
         holder = holder.get_submodule(step)
     return holder, name
-
-
-def state_of(module: nn.Module) -> list[Tensor]:
-    """Parameters, buffers and plain tensor attributes of a module and its submodules."""
-    return [tensor for _, tensor in named_state(module)]
-
-
-def named_state(model: nn.Module, *, once: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of parameters, buffers and plain attributes.
-
-    What lies in a module that has several names comes under each of them; with ``once``, under the first one alone.
-    """
-    for path, module in model.named_modules(remove_duplicate=once):
-        for name, value in (module._parameters | module._buffers | vars(module)).items():
-            if isinstance(value, Tensor):
-                yield f"{path}.{name}".lstrip("."), value

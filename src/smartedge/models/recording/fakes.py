@@ -13,9 +13,8 @@ from torch.utils._pytree import tree_map_only
 from smartedge.errors import CutError
 from smartedge.models.blame import first_line, place_and_reason
 from smartedge.models.copying import copied, kept_results
-from smartedge.models.cutting.part import named_state
 from smartedge.models.recording.counting import OperatorWatch
-from smartedge.models.recording.graph import Trace, real_like, shape_text, storage_of
+from smartedge.models.recording.graph import Trace, named_state, real_like, shape_text, storage_of
 
 __all__ = ["Holdings", "fake_copy", "run_for_real", "strange"]
 

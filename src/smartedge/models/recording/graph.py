@@ -1,11 +1,11 @@
-"""A recorded forward pass.
+"""A recorded forward pass, and what is asked of its tensors.
 
 :mod:`smartedge.models.recording.trace` writes it, and :mod:`smartedge.models.cutting.crossing` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,17 @@ from torch.utils._pytree import tree_leaves
 
 from smartedge.models.recording.contexts import Own
 
-__all__ = ["BATCHES", "Trace", "per_image", "real_like", "shape_text", "storage_of", "tensors_in"]
+__all__ = [
+    "BATCHES",
+    "Trace",
+    "named_state",
+    "per_image",
+    "real_like",
+    "shape_text",
+    "state_of",
+    "storage_of",
+    "tensors_in",
+]
 
 # Far enough apart that halves, quarters and remainders of the two differ, which is how they are told from constants.
 BATCHES = (3, 8)
@@ -105,6 +115,22 @@ def tensors_in(value: Any) -> list[Tensor]:
 def shape_text(shape: tuple[int, ...]) -> str:
     """A shape as text, such as ``3x64x64``."""
     return "x".join(map(str, shape))
+
+
+def state_of(module: nn.Module) -> list[Tensor]:
+    """Parameters, buffers and plain tensor attributes of a module and its submodules."""
+    return [tensor for _, tensor in named_state(module)]
+
+
+def named_state(model: nn.Module, *, once: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of parameters, buffers and plain attributes.
+
+    What lies in a module that has several names comes under each of them; with ``once``, under the first one alone.
+    """
+    for path, module in model.named_modules(remove_duplicate=once):
+        for name, value in (module._parameters | module._buffers | vars(module)).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}".lstrip("."), value
 
 
 def real_like(fake: Tensor) -> Tensor:
