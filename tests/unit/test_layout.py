@@ -12,6 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "smartedge"
 FILES = sorted(path for path in SOURCE.rglob("*.py") if not path.name.endswith("_pb2.py"))
+FOLDERS = sorted(
+    path.parent.relative_to(SOURCE)
+    for path in SOURCE.glob("*/**/__init__.py")
+    if path.parent.name != "cli"  # there each verb has a file of its name
+)
 PAGES = ("CONTRIBUTING.md", "docs/architecture.md")
 IN_A_RUN = {"shared/"}  # a folder of a run directory, not of the source
 NAMED = re.compile(r"`([^`\s]+)`")
@@ -52,6 +57,14 @@ def test_no_file_is_too_long_to_be_read_in_one_go() -> None:
         str(path.relative_to(SOURCE)): lines for path in FILES if (lines := len(path.read_text().splitlines())) > 400
     }
     assert long == {}, "split it by job, see docs/decisions/0018-files-over-400-lines.md"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_the_docstring_of_a_folder_names_all_that_is_in_it(folder: Path) -> None:
+    said = ast.get_docstring(ast.parse((SOURCE / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    there = {path.stem for path in (SOURCE / folder).glob("*.py")} - {"__init__"}
+    there |= {f"{path.parent.name}/" for path in (SOURCE / folder).glob("*/__init__.py")}
+    assert {name for name in there if f"``{name}``" not in said} == set()
 
 
 @pytest.mark.parametrize("page", PAGES)

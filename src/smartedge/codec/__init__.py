@@ -28,6 +28,10 @@ before (:mod:`smartedge.codec.sequence`). The error of each is that of the codec
 
 Q is the quality on the image codec's own scale, 1 to 100; P is above 0 and at most 50; N is 16 to 999999. uint8 to
 uint1, topk and image are compressed by zstd. AVIF needs a Pillow built with it (11.3 or newer, from a wheel).
+
+``base`` is the interface. In the order of the table: ``floats``, ``quantise``, ``sparse``, ``tiles``, ``learned``,
+``codewords``, ``image``; ``sequence`` for images of a camera. They share ``bits``, the image files of ``pictures``,
+and the entropy coder ``rans`` with its tables of ``frequencies``.
 """
 
 from __future__ import annotations

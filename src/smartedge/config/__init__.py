@@ -1,4 +1,9 @@
-"""The settings of a run: read from YAML, checked as a whole, every problem reported at once."""
+"""The settings of a run: read from YAML, checked as a whole, every problem reported at once.
+
+``sections`` and ``operation`` are the sections of a settings file (``section`` is their base), ``settings`` all of
+them together, ``problems`` which of them do not go together. ``reading`` reads them from ``yaml_text``, ``writing``
+writes them.
+"""
 
 from smartedge.config.reading import (
     config_of_agreement,

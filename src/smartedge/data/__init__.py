@@ -1,4 +1,11 @@
-"""Opens a data set by name or path, and gives uint8 images and labels in batches."""
+"""Data sets, their labels, and the images of their splits.
+
+``opening`` opens a data set for a run. ``sources`` finds which of the ``layouts/`` it has, ``raw`` is what all of them
+are opened into. ``labels`` makes tasks of columns, ``suspect`` refuses values that mean something else. ``dividing``
+and ``selection`` choose the images of each split, ``reading/`` decodes them, ``dataset`` is the result. ``columns``
+are further labels, for an audit. ``hidden`` and ``label_order`` warn where a sensitive label could not be hidden.
+``shards`` divides a data set among the edges of a trial. ``drawn/`` is the embedded one.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Who may send: an authority, a bundle per edge, and the register that the cloud asks.
 
-:mod:`~smartedge.fleet.authority` makes certificates and needs the extra ``fleet``. :mod:`~smartedge.fleet.bundle` is
-what an edge reads, and :mod:`~smartedge.fleet.register` what the cloud asks. These two need no extra.
+``bundle`` is what an edge reads, ``register`` what the cloud asks, ``credentials`` what both show to each other: these
+need no extra. With the extra ``fleet``, ``authority`` makes ``certificates``, ``broker`` those of a broker, and
+``signing`` signs published fronts. ``guarded`` notices that a file was damaged.
 """

@@ -1,1 +1,4 @@
-"""Images before a network sees them: their size, files decoded to pixels, random changes. Both sides use it."""
+"""Images before a network sees them. Both sides use it.
+
+``size`` says how large they are, ``decode`` makes pixels of files, ``augment`` changes them at random.
+"""

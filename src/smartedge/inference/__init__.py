@@ -3,6 +3,9 @@
 :class:`Answerer` works with a front that torch runs (:class:`TorchFront`, from a run directory) or that ONNX Runtime
 runs (:class:`smartedge.fronts.runtime.OnnxFront`, from a front bundle). Names are imported at first use, since the
 second needs no torch.
+
+``answering`` answers images from ``sources``, ``backs`` is the back, here or on a server. ``trained`` is a finished
+run that answers. ``calibrating`` and ``run_calibration`` find when to ask the back, ``exporting`` publishes a front.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""Frames over a link.
+"""Frames over a link. Read ``link`` first, which says what a link is, then ``frame``: frames as bytes, checked.
 
-:mod:`~smartedge.wire.frame` turns frames and stream headers into bytes and checks what arrives,
-:mod:`~smartedge.wire.link` says what a link is. :mod:`~smartedge.wire.memory` is the link within one process.
-:mod:`~smartedge.wire.grpc_link` and :mod:`~smartedge.wire.grpc_receiver` are the two ends of the link over a network:
-``link.proto`` has its messages, :mod:`~smartedge.wire.admission` decides who may send,
-:mod:`~smartedge.wire.connections` bounds the connections, :mod:`~smartedge.wire.sockets` counts bytes at the socket.
+``memory`` is the link within one process. Over a network, ``link.proto`` has the messages (``link_pb2`` is generated
+from it) and ``parts`` makes them of frames. ``grpc_link`` is the edge's end, with a ``grpc_stream`` for each stream
+and a ``handshake`` that says why nobody answers. ``grpc_receiver`` is the cloud's end: ``credentials`` and
+``admission`` decide who may send (``x509`` reads certificates), ``connections`` bounds connections and ``sockets``
+counts their bytes. A stream gets one of the ``places``, its messages lie in an ``inbox``, ``slots`` bounds how many
+are worked on. ``questions`` are answered beside streams, by ``files``. ``grpc_errors`` translates errors, ``loop``
+runs what waits.
+
+Other links: ``jetstream/`` over a broker, ``simplex/`` without a way back.
 """
 
 import os

@@ -1,1 +1,5 @@
-"""The three trainings of the back: frames of one edge in their order, frames of several edges, and complete logs."""
+"""The three trainings of the back.
+
+``in_sequence`` learns from the frames of one edge as they were sent, ``mixed`` from images of several edges while they
+come, ``from_logs`` from complete logs.
+"""

@@ -1,1 +1,1 @@
-"""The embedded faces: drawn by formula."""
+"""The embedded faces: ``faces`` draws them by formula, from ``parts`` on a ``canvas``."""

@@ -1,6 +1,11 @@
 """Reads the files of a run and writes one HTML file, which opens anywhere and needs no network.
 
 ``docs/results-schema.md``, ``docs/audit-schema.md`` and ``docs/sweep-schema.md`` describe the files that it reads.
+
+``run_page`` is the page of one run: ``read`` reads its files, ``run_verdict`` says in words what they show, ``plots``
+draws figures, ``privacy`` is the section about attacks, with ``attack_plots``, ``people`` and the pictures of
+``gallery``. Other pages are ``comparison``, ``fleet_page``, ``features_page``, and ``frontier`` for a sweep;
+``picture`` is a comparison as one PNG. ``page`` fills in the templates, ``canvas`` draws as SVG or PNG.
 """
 
 from smartedge.errors import ConfigError

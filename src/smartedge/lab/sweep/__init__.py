@@ -1,6 +1,7 @@
 """A sweep: ordinary runs over a grid of settings and seeds, and their figures side by side.
 
-It shows how accuracy on the desired label goes with leakage of the sensitive ones.
+It shows how accuracy on the desired label goes with leakage of the sensitive ones. ``points`` makes the grid,
+``running`` the runs, ``figures`` puts their results together.
 
 Under the sweep's folder:
 

@@ -1,4 +1,7 @@
-"""A page that shows a run while it goes on, or afterwards: ``smartedge watch``."""
+"""A page that shows a run while it goes on, or afterwards: ``smartedge watch``.
+
+``state`` reads the run's files, ``server`` serves the page.
+"""
 
 from __future__ import annotations
 

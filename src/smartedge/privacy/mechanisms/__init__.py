@@ -12,6 +12,10 @@ All of it works on numpy arrays. Its twin on tensors, for training and for attac
 The guarantee is local differential privacy under replace-one adjacency: any feature map against any other. Two maps
 clipped to norm C differ by up to 2C: the sensitivity. ``docs/privacy.md`` says what is covered and what is not.
 
+``base`` is the interface, ``make`` makes a mechanism from settings. ``additive`` and ``discrete`` protect,
+``unprotected`` does not. ``grid`` is what additive releases lie on, ``distance`` how far two laws of releases are
+apart.
+
 Shape letters: B, N, M images, F any feature shape, D its numbers, K codewords, O outcomes of a discrete mechanism.
 """
 

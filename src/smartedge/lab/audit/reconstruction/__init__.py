@@ -1,7 +1,8 @@
 """Reconstruction attacks: they make an image from its release.
 
-``run.py`` runs all of them. ``decoder.py``, ``gan.py`` and ``white_box.py`` are the attacks. ``measures.py`` and
-``classifier.py`` judge the images.
+``run`` runs all of them. ``decoder``, ``gan`` and ``white_box`` are the attacks, ``networks`` and ``recipe`` what they
+train and how, ``pieces`` and ``pixels`` what they share. ``judging`` judges the images by ``measures`` and a
+``classifier``, and gives ``figures``; ``samples`` chooses those that the report shows.
 """
 
 from smartedge.lab.audit.reconstruction.run import reconstruct
