@@ -109,6 +109,7 @@ class Shipper:
         while self._thread.is_alive():
             self.link.disconnect()
             self._thread.join(timeout=0.1)
+        self.link.disconnect()  # the thread may have ended by itself, with an open stream
         self.spool.close()
 
     def ship_all(self) -> None:

@@ -112,6 +112,7 @@ def test_a_linear_model_on_pixels_does_not_solve_it(attribute: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it trains for all of its time, also on a machine that is busy
 def test_a_small_network_does() -> None:
     torch.manual_seed(0)
 

@@ -196,6 +196,19 @@ def test_the_edge_does_not_wait_while_the_cloud_is_away_and_stops_when_told(tmp_
     assert again.finish(threading.Event()) and log.durable == 12
 
 
+def test_a_thread_that_ends_by_itself_when_it_is_told_leaves_no_connection(tmp_path, log, monkeypatch):
+    handler, broken_off, all_written = StoreHandler(log), [], threading.Event()
+    monkeypatch.setattr(handler, "abort", lambda *of: broken_off.append(of))
+    link = Breaking(handler, never)
+    link.after_write = lambda: len(link.written) == 5 and all_written.set()
+    made = shipper(filled(tmp_path, end=5), link, tmp_path)
+    assert all_written.wait(30)
+    stop = made.spool.stop
+    monkeypatch.setattr(made.spool, "stop", lambda: (stop(), made._thread.join()))  # it is faster than who ends it
+    made.stop()
+    assert len(broken_off) == 1
+
+
 def test_after_a_restart_it_goes_on_where_it_was_and_keeps_the_counts(tmp_path, log):
     first = shipper(filled(tmp_path, end=8), MemoryLink(StoreHandler(log)), tmp_path)
     assert first.finish(threading.Event())
