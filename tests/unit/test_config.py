@@ -260,6 +260,35 @@ def test_sides_agree_whatever_is_hidden_and_wherever_data_lie():
     assert one.agreement() != load_config({"seed": 1}).agreement()
 
 
+def leaves(settings, before=""):
+    """The keys of nested settings, such as ``train.lr``."""
+    if not isinstance(settings, dict) or not settings:
+        return {before.rstrip(".")}
+    return {key for name, value in settings.items() for key in leaves(value, f"{before}{name}.")}
+
+
+def test_which_settings_make_another_run_and_on_which_both_sides_agree():
+    config = load_config({"data": {"mean": [0.5] * 3, "std": [0.5] * 3}})
+    whole, files = leaves(config.model_dump(mode="json")), {"model.front", "model.start", "model.weights"}
+    places = {key for key in whole if key.split(".")[0] in ("run_dir", "hardware", "link", "spool", "store")}
+    waiting = {f"fleet.{key}" for key in ("expect", "deadline", "patience", "farewell")} | {"cloud.workers"}
+    codec = {"codec.bytes", "codec.reference"}  # in its name
+    assert whole - leaves(config.identity()) == {*files, *places, *waiting, *codec, "data.cache_dir", "data.cache_bytes"}
+    agreed = {key for key in whole - files if key.split(".")[0] in ("model", "train", "dp")}
+    agreed |= {"method", "schedule", "epochs", "seed", "codec.name"}
+    agreed |= {f"data.{key}" for key in ("desired", "image_size", "fit", "augment", "mean", "std")}
+    assert leaves(config.agreement()) == agreed
+    own = {"cloud.shards", *(f"fleet.{key}" for key in ("mix", "max_influence", "cuts", "logit_adjustment"))}
+    assert leaves(config.cloud_identity()) == agreed | own
+
+
+def test_a_process_takes_half_the_cores_where_nothing_is_said(monkeypatch):
+    for cores, threads in ((8, 4), (1, 1), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        assert load_config({}).threads == threads
+    assert load_config({"hardware": {"threads": 3}}).threads == 3
+
+
 def test_the_keys_that_configs_rely_on():
     fields = Config.model_fields
     assert {"method", "schedule", "epochs", "seed", "run_dir", "data", "model", "codec"} <= set(fields)

@@ -161,7 +161,7 @@ class _Side:
 
     def stopped(self) -> bool:
         """Whether somebody has asked this side alone to end."""
-        return not self.running() and self.process.returncode == 0 and not has_finished(self.folder)
+        return not self.running() and self.process.returncode in (0, 130) and not has_finished(self.folder)
 
     def interrupt(self) -> None:
         if self.running():

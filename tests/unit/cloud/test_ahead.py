@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from smartedge.cloud.order.ahead import ahead, in_order, reading_threads
+from smartedge.cloud.order.supply import Supply
+from smartedge.cloud.workers.group import ALONE
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
@@ -75,6 +78,17 @@ def test_an_error_comes_at_its_place_and_no_thread_is_left(way: Way) -> None:
     assert [next(results), next(results)] == [1, 2]
     results.close()
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_is_made_ahead_knows_the_number_of_its_update_in_the_whole_run(shards: int) -> None:
+    """Images are augmented by it: the same images must change otherwise in the next epoch."""
+    frames = Mock(threads=2, steps=3)
+    frames.epoch = frames.sharded_epoch = lambda epoch, **_: (name for name in "abc")
+    inputs = Mock(ready=lambda number, batch: (number, batch))
+    supply = Supply(frames, inputs, shards, ALONE)
+    for epoch in range(2):
+        assert list(supply.epoch(epoch)) == [(3 * epoch, "a"), (3 * epoch + 1, "b"), (3 * epoch + 2, "c")]
 
 
 def test_only_a_gpu_gets_threads_of_its_own() -> None:

@@ -30,12 +30,13 @@ def test_the_handover_keeps_no_more_than_it_has_room_for() -> None:
 
 def test_a_frame_that_just_fits_is_kept_and_one_that_comes_again_is_forgotten() -> None:
     decoded = Decoded(FeatureBatch(np.arange(4), np.zeros((4, 64), np.float32), np.zeros(4, np.int64)), 0.0)  # 1 KiB
-    handover = Handover(2048)
-    for seq in (1, 2):
-        handover.keep(("edge", seq), decoded)
-        assert handover.kept(("edge", seq)) is not None
+    handover = Handover(3072)
+    for key in (("edge", 1), ("edge", 2), ("other", 2)):
+        handover.keep(key, decoded)
+        assert handover.kept(key) is not None
     handover.go_back("edge", 2)
     assert handover.kept(("edge", 1)) is not None and handover.kept(("edge", 2)) is None
+    assert handover.kept(("other", 2)) is not None, "another edge's do not come again"
 
 
 def test_whoever_waits_for_training_holds_no_other_edge_up(monkeypatch: pytest.MonkeyPatch) -> None:

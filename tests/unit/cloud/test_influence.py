@@ -82,3 +82,14 @@ def test_a_spread_counts_as_a_twentieth_of_the_median_at_least_and_shares_are_ro
             influence.judge()
             assert influence.capped == capped
     assert influence.kept(9) == 3, "2.7"
+
+
+def test_far_is_five_standard_deviations_as_the_median_deviation_tells_them() -> None:
+    """The median of 7, 8, … 13 and a large loss is 10.5, the median deviation 2."""
+    limit = 10.5 + 5 * 1.4826 * 2
+    for last, capped in ((limit - 0.1, ()), (limit + 0.1, ("edge7",))):
+        influence = Influence(0.0)
+        for _ in range(20):
+            influence.note(EDGES, np.array([*range(7, 14), last]))
+        influence.judge()
+        assert influence.capped == capped

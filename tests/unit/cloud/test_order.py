@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureLog
 from smartedge.codec import unpack
+from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch
 
 
@@ -112,6 +115,17 @@ def test_workers_share_the_images_of_an_epoch(log, workers, monkeypatch):
         for number, batch in step.shards.items():
             assert np.array_equal(batch.ids, found[number].ids)
             assert np.array_equal(batch.features_BF, found[number].features_BF)
+
+
+def test_every_shard_of_every_epoch_has_random_numbers_of_its_own(log, monkeypatch):
+    seeds = Mock(wraps=derive_seed)
+    monkeypatch.setattr("smartedge.cloud.order.shuffled.derive_seed", seeds)
+    frames = shuffled(log, batch_size=7, seed=3)
+    for epoch in range(2):
+        list(frames.sharded_epoch(epoch, shards=3, own=range(3)))
+    assert [call.args for call in seeds.call_args_list] == [
+        (3, "log", epoch, *shard) for epoch in range(2) for shard in ((), (0,), (1,), (2,))
+    ]
 
 
 def test_a_worker_decodes_the_frames_of_its_own_shards_only(log):

@@ -17,6 +17,7 @@ def jain(shares: list[int]) -> float:
 
 EDGES = [f"edge{number}" for number in range(8)]
 EQUAL = dict.fromkeys(EDGES, 1.0)
+EQUAL_TO_A = {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
 def test_edges_with_frames_waiting_get_equal_shares_at_any_time() -> None:
@@ -59,6 +60,12 @@ def test_who_was_silent_gets_no_credit_for_that_time() -> None:
     for _ in range(20):
         taken.update(share.draw(dict.fromkeys(EDGES, 500), EQUAL, 8))
     assert jain([taken[edge] for edge in EDGES]) > 0.99
+
+
+def test_who_comes_new_begins_where_the_edge_that_is_behind_is() -> None:
+    share = FairShare()
+    assert share.draw({"a": 9, "b": 9}, EQUAL_TO_A, 1) == ["a"]
+    assert share.draw({"a": 9, "b": 9, "c": 9}, EQUAL_TO_A, 2) == ["b", "c"]
 
 
 def test_no_more_is_drawn_than_there_is() -> None:

@@ -13,6 +13,7 @@ from smartedge.config import load_config
 from smartedge.edge.protection import open_gate
 from smartedge.errors import ConfigError, LinkError
 from smartedge.inference import Answerer, answering
+from smartedge.inference.answering import Answer
 from smartedge.privacy.mechanisms import Gaussian
 from smartedge.privacy.release import Gate
 from smartedge.types import EncodedBatch, Frame, Task
@@ -224,3 +225,12 @@ def test_the_temperature_changes_how_sure_the_exit_is():
 def test_a_threshold_is_a_number(threshold):
     with pytest.raises(ConfigError, match=r"must be a number from 0 to 1\.01, as 0.9 for 90 %"):
         Answerer(MeanFront(), threshold=threshold)
+
+
+def test_an_answer_in_words_has_the_confidence_of_whoever_gave_it():
+    """What the back says is as sure as its own scores, whatever the exit's confidence was."""
+    scores_K = np.array([0.25, 0.75], np.float32)
+    assert Answer(scores_K, 0.125, "back").text(TASK) == ("yes", 0.75)
+    columns = Task("multi", ("hat", "smile"), ("hat", "smile"))
+    assert Answer(scores_K, 0.125, "back").text(columns)[0] == "smile"
+    assert Answer(scores_K / 2, 0.125, "back").text(columns)[0] == "(none)"

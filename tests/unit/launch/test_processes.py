@@ -119,6 +119,7 @@ def test_the_failure_of_one_side_ends_the_other_and_is_told(
 
 def test_a_side_that_ends_before_the_run_is_complete_was_stopped(both: Both) -> None:
     assert both(HEARS, f"{LISTENS}; {UNTIL_HEARD}", finished=False) is False
+    assert both("exit 130", "exec sleep 60", finished=False) is False, "it was asked to end before it had begun"
 
 
 class Asked:
