@@ -272,8 +272,9 @@ def test_which_settings_make_another_run_and_on_which_both_sides_agree():
     whole, files = leaves(config.model_dump(mode="json")), {"model.front", "model.start", "model.weights"}
     places = {key for key in whole if key.split(".")[0] in ("run_dir", "hardware", "link", "spool", "store")}
     waiting = {f"fleet.{key}" for key in ("expect", "deadline", "patience", "farewell")} | {"cloud.workers"}
+    cache = {"data.cache_dir", "data.cache_bytes"}
     codec = {"codec.bytes", "codec.reference"}  # in its name
-    assert whole - leaves(config.identity()) == {*files, *places, *waiting, *codec, "data.cache_dir", "data.cache_bytes"}
+    assert whole - leaves(config.identity()) == {*files, *places, *waiting, *cache, *codec}
     agreed = {key for key in whole - files if key.split(".")[0] in ("model", "train", "dp")}
     agreed |= {"method", "schedule", "epochs", "seed", "codec.name"}
     agreed |= {f"data.{key}" for key in ("desired", "image_size", "fit", "augment", "mean", "std")}

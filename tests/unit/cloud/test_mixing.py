@@ -31,6 +31,7 @@ from smartedge.cloud.ingest import completion
 from smartedge.cloud.ingest.completion import Completion, ask_to_close
 from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.learning import Learning
+from smartedge.cloud.order import mixing
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store.feature_log import FeatureLog
@@ -39,6 +40,7 @@ from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide
 from smartedge.runs.checkpoint import load_weights
 from smartedge.runs.progress import Quiet, Update
+from smartedge.runs.seeds import derive_seed
 from smartedge.types import Frame
 from smartedge.wire.frame import serialise
 from smartedge.wire.memory import MemoryLink
@@ -82,7 +84,9 @@ def test_every_training_frame_is_used_once_and_shares_are_equal_all_the_way(tmp_
     assert rows == {(0, "train"), (0, "val"), (1, "train"), (1, "val"), (1, "test")}
 
 
-def test_the_figures_of_each_edge_are_written(tmp_path: Path) -> None:
+def test_the_figures_of_each_edge_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = Mock(wraps=derive_seed)
+    monkeypatch.setattr(mixing, "derive_seed", seeds)
     config = fleet_config(fleet={"expect": 4})
     edges = edges_of(config, 4)
     edges[1].steps = 5
@@ -97,6 +101,8 @@ def test_the_figures_of_each_edge_are_written(tmp_path: Path) -> None:
     whole = next(row for row in read_metrics(tmp_path / "metrics.jsonl") if row.split == "test")
     each = [edge.test.accuracy for edge in found.edges.values() if edge.test is not None]
     assert np.mean(each) == pytest.approx(whole.accuracy)
+    windows = [number for number, line in enumerate(lines_of(tmp_path)) if line.frames is not None]
+    assert [call.args for call in seeds.call_args_list] == [(config.seed, "mix", number) for number in windows]
 
 
 def test_the_same_journal_gives_the_same_weights_whatever_the_timing(tmp_path: Path) -> None:

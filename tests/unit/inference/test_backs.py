@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_each_answer_is_about_its_image_alone_and_the_same_over_a_link(run: Trai
     reply = server.ingest("edge", header, Frame(1, pack(released, get_codec("float32"))))
     assert reply.seq == 1
     np.testing.assert_array_equal(unpack(reply.batch, answer_header(header)).features_BF, together)
+
+
+def test_where_edges_have_different_cuts_the_back_is_that_of_the_runs_own_cut(run: TrainedRun, tmp_path: Path) -> None:
+    here, there = run.folder / "cloud", tmp_path / "cloud"
+    (there / "backs").mkdir(parents=True)
+    shutil.copy(here / "summary.json", there)
+    shutil.copy(here / "back.safetensors", there / "backs" / f"{run.config.model.cut}.safetensors")
+    moved = dataclasses.replace(run, folder=tmp_path)
+    np.testing.assert_array_equal(LocalBack(moved)(FEATURES), LocalBack(run)(FEATURES))
 
 
 def test_a_run_that_the_cloud_has_not_finished_has_no_back(run: TrainedRun, tmp_path: Path) -> None:
