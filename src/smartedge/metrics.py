@@ -173,9 +173,8 @@ def offloading_curve(labels: ArrayLike, exit_scores: ArrayLike, back_scores: Arr
     def along(weight: FloatArray) -> FloatArray:
         start = (weight * cells.right(exit_NK)).sum()
         steps = np.cumsum((weight[order] * gain).sum(axis=1))
-        return np.asarray(
-            np.clip(start + np.concatenate([[0.0], steps])[offloaded], 0.0, 1.0)
-        )  # sums may be rounded beyond
+        shares = start + np.concatenate([[0.0], steps])[offloaded]
+        return np.asarray(np.clip(shares, 0.0, 1.0))  # sums may be rounded beyond
 
     return OffloadingCurve(
         threshold=threshold,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smartedge.cli.arguments import positive
 from smartedge.cli.infer import add_goal_arguments, goal_of
 from smartedge.errors import ConfigError, DataError, RunError
 from smartedge.logs import say
+
+if TYPE_CHECKING:
+    from smartedge.artifacts.front import Calibration
 
 __all__ = ["add_parser", "run"]
 
@@ -101,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _calibrated(calibration: Any, threshold: float) -> str:
+def _calibrated(calibration: Calibration, threshold: float) -> str:
     row = max((each for each in calibration.rows if each.threshold <= threshold), key=lambda each: each.threshold)
     text = f"exit: {100 * calibration.exit_accuracy:.1f} % on {calibration.images} validation images"
     if calibration.back_accuracy is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from smartedge.inference.answering import Answer, Answerer, Back, Front
     from smartedge.inference.calibrating import Goal
     from smartedge.inference.sources import SourceImage
+    from smartedge.inference.trained import TrainedRun
     from smartedge.wire.link import FrameSender
 
 __all__ = ["add_goal_arguments", "add_parser", "goal_of", "run"]
@@ -236,7 +237,7 @@ def _is_front(folder: Path) -> bool:
     return (folder / "manifest.json").exists()
 
 
-def _back(run: Any) -> Back | None:
+def _back(run: TrainedRun) -> Back | None:
     """The run's back; None where the cloud's folder is not there."""
     from smartedge.inference.backs import LocalBack
 

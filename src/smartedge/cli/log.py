@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from smartedge.errors import ConfigError, LogError
 from smartedge.logs import say, with_spaces
 
 if TYPE_CHECKING:
     from smartedge.cloud.store.feature_log import FeatureReader
-    from smartedge.errors import LogError
 
 __all__ = ["add_parser", "run"]
 
@@ -62,8 +62,6 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Print the logs; check, copy or export them."""
-    from smartedge.errors import LogError
-
     readers, damages = _opened(args.place)
     found = [_facts(reader) for reader in readers]
     if args.json:
@@ -89,8 +87,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _opened(place: str) -> tuple[list[FeatureReader], list[LogError]]:
     """The logs of all edges, and what is wrong with the others."""
-    from smartedge.errors import LogError
-
     edges, opened = _copied(place) if _is_copy(place) else _stored(Path(place) / "cloud")
     readers, damages = [], []
     for edge in edges:
@@ -103,7 +99,6 @@ def _opened(place: str) -> tuple[list[FeatureReader], list[LogError]]:
 
 def _stored(cloud: Path) -> tuple[list[str], Callable[[str], FeatureReader]]:
     from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
-    from smartedge.errors import LogError
 
     edges = edges_of(cloud)
     if not edges:
@@ -123,7 +118,6 @@ def _copied(url: str) -> tuple[list[str], Callable[[str], FeatureReader]]:
 def _copy(place: str, url: str, *, told: bool) -> None:
     from smartedge.cloud.store.copying import copy_store
     from smartedge.cloud.store.remote import Remote
-    from smartedge.errors import ConfigError
 
     if _is_copy(place):
         raise ConfigError("--to: copies the store of a run directory, and not a copy")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.cli.arguments import above_zero, comma_separated, count, positive
 from smartedge.cli.common import add_override_argument
 from smartedge.cli.profile import add_measuring_arguments, threads
+from smartedge.errors import ConfigError, DataError
 from smartedge.files import disk_error
 from smartedge.logs import say
 
@@ -92,7 +93,6 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: an argument is impossible, a profile does not fit, or no choice is left for ``--write``.
     """
     from smartedge.config import load_config
-    from smartedge.errors import ConfigError
     from smartedge.lab.plan.draw import draw_plan
     from smartedge.lab.plan.job import Setting, job_of
     from smartedge.lab.plan.links import parse_link
@@ -194,7 +194,6 @@ def _measure(args: argparse.Namespace, config: Config) -> tuple[Profile, dict[st
 
 def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) -> dict[Any, int]:
     """Images by split: as given, as counted when measuring, from the limits of the settings, or from the data set."""
-    from smartedge.errors import ConfigError, DataError
     from smartedge.launch.datasets import dataset_of
 
     if args.images is not None:
@@ -221,16 +220,12 @@ def _images(args: argparse.Namespace, config: Config, counts: dict[str, int]) ->
 
 
 def _known(flag: str, given: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
-    from smartedge.errors import ConfigError
-
     if unknown := [name for name in given if name not in known]:
         raise ConfigError(f"{flag}: {', '.join(unknown)}: choose among {', '.join(known)}")
     return given
 
 
 def _size(flag: str, text: str | None) -> float | None:
-    from smartedge.errors import ConfigError
-
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]?)b?", text.lower())

@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["BOOLEAN", "Column", "Labels", "labels_of", "person_names", "read_column", "read_labels", "read_task"]
 
 BOOLEAN = ("no", "yes")
-_YES_NO = (
-    {"no", "yes"},
-    {"n", "y"},
-    {"false", "true"},
-    {"f", "t"},
-    {"0", "1"},
-    {"-1", "1"},
-)  # texts that are yes/no values
+# Texts that are yes/no values.
+_YES_NO = ({"no", "yes"}, {"n", "y"}, {"false", "true"}, {"f", "t"}, {"0", "1"}, {"-1", "1"})
 
 _WORDS = {pa.bool_(): "yes/no values", pa.int64(): "whole numbers", pa.string(): "texts"}
 

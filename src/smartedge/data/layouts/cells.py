@@ -7,18 +7,8 @@ import pyarrow.compute as pc
 
 __all__ = ["LACKING", "trimmed", "typed"]
 
-LACKING = (
-    "#N/A",
-    "#NA",
-    "N/A",
-    "NA",
-    "NULL",
-    "NaN",
-    "<NA>",
-    "n/a",
-    "nan",
-    "null",
-)  # words for a value that is not there
+# Words for a value that is not there.
+LACKING = ("#N/A", "#NA", "N/A", "NA", "NULL", "NaN", "<NA>", "n/a", "nan", "null")
 _WHOLE = r"^[+-]?\d+$"
 _FRACTION = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _COMMA = r"^[+-]?\d+(,\d+)?$"

@@ -79,9 +79,8 @@ class InBlocks:
         self._lock = threading.Lock()
         self._held: OrderedDict[int, list[Item]] = OrderedDict()  # slice → its images, the last used last
         self._held_bytes = 0
-        self._open: OrderedDict[int, tuple[int, Iterator[Item]]] = (
-            OrderedDict()
-        )  # block → next slice, images from there
+        # block → next slice, images from there
+        self._open: OrderedDict[int, tuple[int, Iterator[Item]]] = OrderedDict()
         counts, numbers, sizes = [], [], []
         for number, block in enumerate(blocks):
             each = max(1, block.count * _SLICE_BYTES // max(1, block.bytes))

@@ -5,7 +5,7 @@ Letters: R releases of an image, N images, F the feature shape, D numbers of a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from smartedge.types import Floats, Ints
 
-__all__ = ["Columns", "Crowd", "Fold", "Sees", "person_numbers"]
+__all__ = ["Columns", "Crowd", "Fold", "Sees", "numbered", "person_numbers"]
 
 Sees = Literal["release", "label", "both"]  # of an image: its release, its true desired label
 
@@ -88,3 +88,10 @@ def person_numbers(crowd: Crowd) -> tuple[Ints, Ints]:
     """Persons numbered from 0: the number of the person in each image, and how many images each person has."""
     number_N = np.unique(crowd.persons_N, return_inverse=True)[1].reshape(-1)
     return number_N, np.bincount(number_N)
+
+
+def numbered(parts: Sequence[NDArray[np.generic]]) -> list[Ints]:
+    """One number for each image, int64 (N,), in place of its labels, (N,) or (N, K): equal labels, equal numbers."""
+    rows = np.concatenate([part.reshape(len(part), -1) for part in parts])
+    number_M = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return np.split(number_M, np.cumsum([len(part) for part in parts])[:-1])

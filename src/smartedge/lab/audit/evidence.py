@@ -80,9 +80,8 @@ class Persons:
 class Auxiliary:
     """Labelled images that the attacker holds, of one split, as features."""
 
-    views_VNF: tuple[
-        Tensor, ...
-    ]  # bounded features without noise (N, *F): of the original and (train only) of the mirrored image
+    # Bounded features without noise (N, *F): of the original and (train only) of the mirrored image.
+    views_VNF: tuple[Tensor, ...]
     labels: Mapping[str, Tensor]  # attribute → int64 (N,); −1 where unknown
     desired: Tensor  # int64 (N,) or float32 (N, K), the true desired labels; a half where one is lacking
     seen: bool | None = True  # whether the front learned from them; None: not known

@@ -18,11 +18,7 @@ from smartedge.types import Task
 __all__ = ["Draws", "Inputs", "Pool", "val_labels", "val_releases"]
 
 _VAL_DRAWS = 4  # releases of each validation image where there is noise, so that one lucky draw does not decide
-_COLUMNS = {
-    "linear-pooled": 1,
-    "trees": 512,
-    "mlp": 4096,
-}  # columns after pooling, at most; each channel keeps at least one
+_COLUMNS = {"linear-pooled": 1, "trees": 512, "mlp": 4096}  # after pooling, at most; each channel keeps one or more
 
 
 class Pool(nn.Module):

@@ -124,9 +124,7 @@ class _Attacker:
         )
         images = len(evidence.train)
         self.size = min(_BATCH, images)
-        per_epoch = max(
-            1, images // self.size
-        )  # an incomplete batch is left out, because batch normalisation needs two images
+        per_epoch = max(1, images // self.size)  # an incomplete batch is left out: batch normalisation needs two images
         self.wanted = max(unit.kind.epochs, -(-_FEWEST_STEPS // per_epoch))
         self.progress = Progress(self.wanted, per_epoch)
         self.best = dict.fromkeys(unit.attributes, -1.0)

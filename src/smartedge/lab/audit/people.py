@@ -15,7 +15,7 @@ from smartedge.lab.audit.certificate.certify import HeldOut, certify_attribute
 from smartedge.lab.audit.certificate.evidence import held_out
 from smartedge.lab.audit.certificate.sets import MOST_IMAGES, held_sets, set_law
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.crowd import Crowd, Fold, person_numbers
+from smartedge.lab.audit.crowd import Crowd, Fold, numbered, person_numbers
 from smartedge.lab.audit.evidence import Auxiliary, Evidence, of_a_training_image
 from smartedge.lab.audit.identity import link_releases
 from smartedge.lab.audit.inputs import Pool
@@ -88,8 +88,8 @@ def fold_of(evidence: Evidence) -> Fold:
     persons = evidence.persons
     if persons is None:
         raise ValueError("the persons are not known")
-    desired = [evidence.train.desired, evidence.val.desired, evidence.test_desired]
-    own_N, choosing_N, protected_N = _numbered(desired)
+    desired = (evidence.train.desired, evidence.val.desired, evidence.test_desired)
+    own_N, choosing_N, protected_N = numbered([part.numpy() for part in desired])
     pool = Pool(evidence.feature_shape, _COLUMNS, evidence.layout)
     generator = torch.Generator().manual_seed(derive_seed(evidence.seed, "audit", "persons", "draws"))
     own = _crowd(evidence, evidence.train, persons.train, own_N, _OWN_DRAWS, pool, generator)
@@ -218,10 +218,3 @@ def _pooled(pool: Pool, released_NF: Tensor) -> np.ndarray:
 def _known(evidence: Evidence) -> list[str]:
     """The attributes that a crowd knows: those that are read, of not too many classes."""
     return [name for name, classes in evidence.classes.items() if len(classes) <= _MOST_CLASSES]
-
-
-def _numbered(desired: list[Tensor]) -> list[Ints]:
-    """Desired labels as one number each; a combination of labels is one number too."""
-    rows = np.concatenate([part.numpy().reshape(len(part), -1) for part in desired])
-    numbers = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return np.split(numbers, np.cumsum([len(part) for part in desired])[:-1])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smartedge.lab.audit.attacks import Reading
 from smartedge.lab.audit.certificate.posterior import posterior_attack
+from smartedge.lab.audit.crowd import numbered
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.lab.audit.inputs import val_releases
 from smartedge.runs.seeds import derive_seed
@@ -71,14 +72,7 @@ def read_by_mixture(evidence: Evidence, attributes: Sequence[str]) -> Reading:
     rng = np.random.default_rng(derive_seed(evidence.seed, "audit", "mixture"))
     rows = rng.permutation(views * len(train))[: max(most, 100)]
     own_NF = torch.cat(train.views_VNF).float().numpy()[rows]
-    # A number for each desired label, or combination of them.
-    desired = [train.desired, *(desired_N for _, desired_N in sides)]
-    code_N = np.unique(
-        torch.cat([part.flatten(1) if part.ndim > 1 else part[:, None] for part in desired]).numpy(),
-        axis=0,
-        return_inverse=True,
-    )[1].reshape(-1)
-    own_N, *codes_of = np.split(code_N, np.cumsum([len(part) for part in desired])[:-1])
+    own_N, *codes_of = numbered([train.desired.numpy(), *(desired_N.numpy() for _, desired_N in sides)])
     own_labels_N = np.tile(own_N, views)[rows] if evidence.labelled else None
     scores: tuple[dict[str, Floats], dict[str, Floats]] = ({}, {})
     for name in attributes:

@@ -223,8 +223,7 @@ def _train_front(config: Config, dataset: DataSet, folder: Path, monitor: Monito
         return progress.share
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
     save_weights(folder / "exit.safetensors", learner.modules["exit"].state_dict())
-    save_weights(
-        folder / "front.safetensors", learner.modules["front"].state_dict()
-    )  # written last: it marks the front as finished
+    # Written last: it marks the front as finished.
+    save_weights(folder / "front.safetensors", learner.modules["front"].state_dict())
     checkpoints.forget_before(epochs + 1)
     return 1.0

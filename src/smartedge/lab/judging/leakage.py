@@ -28,11 +28,7 @@ __all__ = [
 # smallest of: this figure, this share of the unavoidable accuracy, and this share of what there was to hide.
 _AS_GOOD, _OF_UNAVOIDABLE, _OF_HIDDEN = 0.03, 0.5, 1 / 3
 _SURE = 2.0  # an interval that goes beyond so many margins: too few test images to say that it is hidden
-_FULL_DEPTH = {
-    "deep",
-    "fine-tuned",
-    "posterior",
-}  # at least one of these attackers must be tried before an attribute counts as hidden
+_FULL_DEPTH = {"deep", "fine-tuned", "posterior"}  # one of these must be tried before an attribute counts as hidden
 _TELLS, _HARDLY_TELLS = 0.9, 0.6  # balanced accuracy of the attack on membership
 NO_BOUND = 0.9995  # a limit at or above this is no limit
 _NO_LESS = 0.02  # nothing was hidden where the undefended front is less than this above

@@ -182,9 +182,8 @@ class Confusion:
     counts: list[list[int]]  # [true][answered]
     shares: list[list[float]]  # counts as shares of the true class
     shades: list[list[float]]  # 0..1: the square root of the share, so that rare mistakes are visible
-    mistakes: list[
-        tuple[str, str, int, float]
-    ]  # (true, answered, count, share), most frequent first; shown where there are many classes
+    # (true, answered, count, share), most frequent first; shown where there are many classes
+    mistakes: list[tuple[str, str, int, float]]
     table: bool  # whether the page shows the matrix, or the list of mistakes
 
 

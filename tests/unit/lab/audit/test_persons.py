@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smartedge.lab.audit.clock import Clock, OutOfTime
-from smartedge.lab.audit.crowd import Crowd, Fold
+from smartedge.lab.audit.crowd import Crowd, Fold, numbered
 from smartedge.lab.audit.persons import BANDS, Band, read_persons, sets_of
 from smartedge.privacy.laws import release_law
 from smartedge.privacy.mechanisms import Gaussian
@@ -97,3 +97,11 @@ def test_sets_are_of_one_person_of_the_right_size_and_of_the_class_of_most_image
 def test_without_time_there_is_no_result() -> None:
     with pytest.raises(OutOfTime):
         read_persons([fold(told=0.0, label=0.0)], "hidden", 2, labelled=False, law=None, seed=0, clock=Clock(0.0))
+
+
+def test_labels_are_numbers_that_are_equal_over_all_parts() -> None:
+    single = [np.array([5, 2]), np.array([2, 9, 5])]
+    assert [part.tolist() for part in numbered(single)] == [[1, 0], [0, 2, 1]]
+    several = [np.array([[0.0, 1.0], [1.0, 0.0]], np.float32), np.array([[0.5, 1.0], [0.0, 1.0]], np.float32)]
+    first, second = numbered(several)
+    assert first.dtype == np.int64 and second[1] == first[0] and len({*first.tolist(), second[0]}) == 3

@@ -15,6 +15,7 @@ from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.lab.audit.clock import Clock, OutOfTime
+from smartedge.lab.audit.crowd import numbered
 from smartedge.lab.audit.evidence import Evidence
 from smartedge.runs.progress import Monitor
 from smartedge.runs.seeds import derive_seed
@@ -94,8 +95,7 @@ def held_out(evidence: Evidence, name: str) -> HeldOut:
 
     bounded_NF = np.asarray(joined(evidence.bounded_test_NF, own.views_VNF[0]), dtype=np.float32)
     persons_N = None if persons is None else np.asarray(joined(persons.test, persons.train), dtype=np.int64)
-    told = joined(evidence.test_desired, own.desired)
-    desired_N = np.unique(told.reshape(len(told), -1), axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    (desired_N,) = numbered([joined(evidence.test_desired, own.desired)])
     return HeldOut(
         bounded_NF,
         np.asarray(joined(evidence.test_labels[name], own.labels[name]), dtype=np.int64),

@@ -21,6 +21,7 @@ from smartedge.files import private_folder, try_folder
 from smartedge.lab.audit.certificate.certify import HeldOut
 from smartedge.lab.audit.certificate.settings import HELD_OUT, CertifySettings, check_settings, columns_of
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
+from smartedge.lab.audit.crowd import numbered
 from smartedge.lab.audit.gathering import AuditedData, check_run, open_audited, trained_parts
 from smartedge.lab.audit.run_evidence import BATCH, device_of
 from smartedge.methods.mechanism import mechanism_of
@@ -163,6 +164,4 @@ def _desired(splits: Sequence[Split]) -> NDArray[np.int64]:
 
     A label that is lacking is a value of its own: NaN is not equal to itself.
     """
-    labels = [split.labels.nan_to_num(-1).numpy() for split in splits]
-    rows = np.concatenate([part.reshape(len(part), -1) for part in labels])
-    return np.asarray(np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1), dtype=np.int64)
+    return np.concatenate(numbered([split.labels.nan_to_num(-1).numpy() for split in splits]))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from smartedge.errors import DataError
 from smartedge.lab.audit.certificate.certify import HeldOut
+from smartedge.lab.audit.crowd import numbered
 from smartedge.privacy.laws import ReleaseLaw, release_law
 from smartedge.privacy.mechanisms import Mechanism
 from smartedge.types import Floats
@@ -149,8 +150,7 @@ def held_sets(held: HeldOut, images: int, *, seed: int, labelled: bool = False) 
     images_PmX = np.asarray(held.bounded_NF).reshape(len(held.bounded_NF), -1)[rows_Pm]
     labels_P = None
     if held.labels_N is not None:
-        sorted_Pm = np.sort(held.labels_N[rows_Pm], axis=1)
-        labels_P = np.unique(sorted_Pm, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        (labels_P,) = numbered([np.sort(held.labels_N[rows_Pm], axis=1)])
     if labelled:
         assert held.labels_N is not None
         images_PmX = np.concatenate([images_PmX, held.labels_N[rows_Pm][..., None].astype(images_PmX.dtype)], axis=2)

@@ -210,9 +210,7 @@ def _mismatch_of(evidence: RunEvidence, sample: Tensor, generator: torch.Generat
         channel_KO, outcomes_OK = (law.to(evidence.device) for law in laws)
 
         def unlikely(images_BCHW: Tensor, released_BK: Tensor) -> Tensor:
-            outcome_B = torch.cdist(released_BK.float(), outcomes_OK).argmin(
-                dim=1
-            )  # a codec may have moved it a little
+            outcome_B = torch.cdist(released_BK.float(), outcomes_OK).argmin(dim=1)  # a codec may have moved it
             shares_BK: Tensor = front(prepare(images_BCHW))
             likelihood_B = (shares_BK * channel_KO[:, outcome_B].T).sum(dim=1)
             return -likelihood_B.clamp(min=1e-9).log()
