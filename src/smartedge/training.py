@@ -25,7 +25,7 @@ from smartedge.runs.progress import Bars, Monitor, Update, teller
 from smartedge.runs.progress_file import ProgressFile
 from smartedge.runs.telemetry import serving_telemetry
 from smartedge.stopping import Stop, Stopped, stop_on_signals
-from smartedge.wire.sockets import location_of
+from smartedge.wire.addresses import location_of
 
 if TYPE_CHECKING:
     from smartedge.artifacts.fleet import Bundle

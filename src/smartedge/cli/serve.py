@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     from smartedge.cloud.files_for_edges import files_for_edges
     from smartedge.inference.backs import BackServer  # imports torch
+    from smartedge.wire.addresses import location_of
     from smartedge.wire.files import FileAnswers
-    from smartedge.wire.sockets import location_of
 
     answers = FileAnswers(files_for_edges(args.run_dir / "cloud"))
     receiver = receiver_for(
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     telemetry = Telemetry(figures, lambda: [])
     try:
         receiver.start()
-        with logs(args), serving_telemetry(metrics, telemetry, print), stop_on_signals() as stop, stop.polled():
+        with logs(args), serving_telemetry(metrics, telemetry, say), stop_on_signals() as stop, stop.polled():
             say(f"listening on {location_of(host, receiver.port)}; Ctrl-C stops")
             while not stop.wait(timeout=0.5):
                 pass

@@ -191,8 +191,8 @@ def check_receiver(
         FleetError, ConfigError: as there.
         LinkError: another program listens there, or the link would need TLS.
     """
+    from smartedge.wire.addresses import refuse_if_taken
     from smartedge.wire.credentials import listens_in_clear
-    from smartedge.wire.sockets import refuse_if_taken
 
     credentials, _ = _who_may_send(config, fleet, behind_proxy=behind_proxy)
     listens_in_clear(host, credentials, insecure=config.link.insecure)

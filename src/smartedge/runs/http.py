@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from smartedge.errors import LinkError
-from smartedge.wire.sockets import location_of
+from smartedge.wire.addresses import location_of
 
 __all__ = ["Listening", "RequestHandler"]
 

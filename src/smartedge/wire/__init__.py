@@ -5,8 +5,8 @@ from it) and ``parts`` makes them of frames. ``grpc_link`` is the edge's end, wi
 and a ``handshake`` that says why nobody answers. ``grpc_receiver`` is the cloud's end: ``credentials`` and
 ``admission`` decide who may send (``x509`` reads certificates), ``connections`` bounds connections and ``sockets``
 counts their bytes. A stream gets one of the ``places``, its messages lie in an ``inbox``, ``slots`` bounds how many
-are worked on. ``questions`` are answered beside streams, by ``files``. ``grpc_errors`` translates errors, ``loop``
-runs what waits.
+are worked on. ``questions`` are answered beside streams, by ``files``. ``grpc_errors`` translates errors,
+``addresses`` reads hosts and ports, ``loop`` runs what waits.
 
 Other links: ``jetstream/`` over a broker, ``simplex/`` without a way back.
 """

@@ -23,7 +23,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from smartedge.wire.sockets import Address, ByteCount, address_of, byte_counts, descriptors, duplicate, watch_peer
+from smartedge.wire.addresses import Address, address_of
+from smartedge.wire.sockets import ByteCount, byte_counts, descriptors, duplicate, watch_peer
 
 __all__ = ["Connections", "room_for"]
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from smartedge.errors import LinkError, SmartEdgeError
 from smartedge.files import refuse_if_others_can_read
-from smartedge.wire.sockets import is_loopback
+from smartedge.wire.addresses import is_loopback
 
 __all__ = ["TOKEN_HEADER", "Credentials", "Guard", "bearer", "listens_in_clear"]
 

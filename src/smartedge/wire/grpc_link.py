@@ -18,6 +18,7 @@ import grpc
 
 from smartedge.errors import FleetError, LinkError, RunError, SmartEdgeError
 from smartedge.types import StreamHeader
+from smartedge.wire.addresses import is_loopback, location_of, split_location
 from smartedge.wire.credentials import TOKEN_HEADER, Credentials, bearer
 from smartedge.wire.frame import Message, ReceivedFrame
 from smartedge.wire.grpc_errors import carried_by, from_rpc_error, passes
@@ -26,7 +27,7 @@ from smartedge.wire.handshake import LOOK_S, greet
 from smartedge.wire.link import check_answer, check_kind, must_be_closed, must_be_open
 from smartedge.wire.link_pb2 import Ask
 from smartedge.wire.parts import MESSAGE_BYTES, split
-from smartedge.wire.sockets import ByteCount, SocketMeter, is_loopback, location_of, split_location
+from smartedge.wire.sockets import ByteCount, SocketMeter
 
 __all__ = ["COLLECT", "METHOD", "GrpcLink"]
 

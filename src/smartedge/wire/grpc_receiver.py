@@ -24,6 +24,7 @@ from grpc._cython import cygrpc
 
 from smartedge.errors import FleetError, FrameError, LinkError, SmartEdgeError
 from smartedge.types import StreamHeader
+from smartedge.wire.addresses import Address, address_of_peer, is_loopback, location_of
 from smartedge.wire.admission import Access, Peer, RefusalLog
 from smartedge.wire.connections import Connections, room_for
 from smartedge.wire.credentials import Credentials, Guard, listens_in_clear
@@ -38,7 +39,7 @@ from smartedge.wire.parts import MESSAGE_BYTES, Joiner, split
 from smartedge.wire.places import Busy, OpenStream, Places, heartbeat
 from smartedge.wire.questions import Questions
 from smartedge.wire.slots import Slots
-from smartedge.wire.sockets import Address, ByteCount, address_of_peer, is_loopback, location_of
+from smartedge.wire.sockets import ByteCount
 
 __all__ = ["GrpcReceiver", "Limits"]
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from smartedge.errors import LinkError
 from smartedge.files import PRIVATE, disk_error
+from smartedge.wire.addresses import split_location
 from smartedge.wire.credentials import Credentials
-from smartedge.wire.sockets import split_location
 
 __all__ = ["LOOK_S", "greet", "tls_context"]
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import socket
 import sys
@@ -10,22 +8,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from ports import held_port
 
-from smartedge.errors import LinkError
 from smartedge.locks import lock, lock_at_once, open_lock
 from smartedge.wire.sockets import (
     PEER_TIMEOUT_S,
     SocketMeter,
-    address_of,
     byte_counts,
     descriptors,
     duplicate,
-    is_loopback,
-    location_of,
     own_sockets,
-    refuse_if_taken,
-    split_location,
     watch_peer,
 )
 
@@ -61,25 +52,6 @@ def transfer(sender: socket.socket, receiver: socket.socket, size: int) -> None:
         remaining -= chunk
         while chunk:
             chunk -= len(receiver.recv(chunk))
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.8.8", True),
-        ("::1", True),
-        ("[::1]", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("192.168.0.7", False),
-        ("example.org", False),
-        ("localhost.example.org", False),
-    ],
-)
-def test_is_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) == expected
 
 
 @linux
@@ -202,18 +174,6 @@ def test_looking_for_sockets_leaves_none_open_and_takes_no_others(listener: sock
         each.close()
 
 
-@pytest.mark.parametrize(
-    ("address", "found"),
-    [
-        (("192.0.2.1", 5), ("192.0.2.1", 5)),
-        (("::ffff:192.0.2.1", 5, 0, 0), ("192.0.2.1", 5)),
-        (("fe80::1%eth0", 5, 0, 2), ("fe80::1", 5)),
-    ],
-)
-def test_a_host_has_one_name(address: tuple[str, int], found: tuple[str, int]) -> None:
-    assert address_of(address) == found
-
-
 @linux
 def test_a_silent_peer_is_given_up_after_the_timeout_stated(listener: socket.socket) -> None:
     client, server = connect(listener)
@@ -269,51 +229,6 @@ def test_a_kernel_that_does_not_count_what_was_sent_says_what_was_acknowledged(
     monkeypatch.setattr(sys, "platform", "darwin")
     assert byte_counts(Connection()) == (0, 0)  # type: ignore[arg-type]
     assert SocketMeter("127.0.0.1", 9).counts() is None
-
-
-def test_a_port_is_taken_while_somebody_listens_there(listener: socket.socket) -> None:
-    host, port = listener.getsockname()
-    with pytest.raises(LinkError, match=rf"cannot listen on {host}:{port} \(.*is the port taken"):
-        refuse_if_taken(host, port)
-    with pytest.raises(LinkError, match="address this machine's"):
-        refuse_if_taken("192.0.2.1", 0)  # reserved for documentation
-    with held_port() as free:
-        refuse_if_taken(host, free)
-    refuse_if_taken("localhost", 0)
-    if socket.has_ipv6:
-        refused = pytest.raises(LinkError, match=r"cannot listen on \[::1\]:")
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as other, refused:
-            refuse_if_taken("::1", other.getsockname()[1])
-
-
-@pytest.mark.parametrize(("code", "told"), [(errno.EACCES, True), (errno.EINVAL, False)])
-def test_only_what_listening_itself_would_say_is_told_before(
-    code: int, told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Probe(socket.socket):
-        def bind(self, address: object) -> None:
-            raise OSError(code, "so it is")
-
-    monkeypatch.setattr(socket, "socket", Probe)
-    with pytest.raises(LinkError, match="so it is") if told else contextlib.nullcontext():
-        refuse_if_taken("127.0.0.1", 80)
-
-
-@pytest.mark.parametrize(
-    ("location", "found"),
-    [("cloud.example:1", ("cloud.example", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.7:8815", ("10.0.0.7", 8815))],
-)
-def test_a_location_is_a_host_and_a_port(location: str, found: tuple[str, int]) -> None:
-    assert split_location(location) == found
-    assert location_of(*found) == location
-
-
-@pytest.mark.parametrize(
-    "location", ["cloud:0", "cloud:65536", "cloud:-1", "cloud:x", "cloud:", "cloud", ":8815", "http://cloud:80", ""]
-)
-def test_anything_else_is_no_location(location: str) -> None:
-    with pytest.raises(LinkError, match="must be HOST:PORT"):
-        split_location(location)
 
 
 def test_no_copy_of_another_file_stays_open(tmp_path: Path) -> None:

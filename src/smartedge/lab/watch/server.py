@@ -14,7 +14,7 @@ from pathlib import Path
 
 from smartedge.lab.watch.state import RunReader
 from smartedge.runs.http import Listening, RequestHandler
-from smartedge.wire.sockets import location_of
+from smartedge.wire.addresses import location_of
 
 __all__ = ["Page", "watching_run"]
 

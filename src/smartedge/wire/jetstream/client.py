@@ -10,10 +10,10 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from smartedge.errors import LinkError
+from smartedge.wire.addresses import is_loopback, location_of
 from smartedge.wire.credentials import Credentials
 from smartedge.wire.handshake import tls_context
 from smartedge.wire.jetstream.messages import Address
-from smartedge.wire.sockets import is_loopback, location_of
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

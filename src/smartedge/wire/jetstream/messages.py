@@ -27,8 +27,8 @@ from urllib.parse import urlsplit
 
 from smartedge.errors import FrameError, LinkError
 from smartedge.types import EDGE_NAME, Bytes, StreamHeader
+from smartedge.wire.addresses import location_of
 from smartedge.wire.frame import Message, header_to_json, max_head_bytes, max_payload_bytes
-from smartedge.wire.sockets import location_of
 
 __all__ = [
     "MIN_PART_BYTES",

@@ -13,11 +13,11 @@ from typing import Protocol
 
 from smartedge.errors import LinkError, LogError, SmartEdgeError
 from smartedge.types import StreamHeader
+from smartedge.wire.addresses import location_of
 from smartedge.wire.frame import receive
 from smartedge.wire.link import FrameHandler
 from smartedge.wire.simplex.blocks import CONTENT_BYTES, Assembler, Block, unpack_block
 from smartedge.wire.simplex.seal import OVERHEAD, Opener
-from smartedge.wire.sockets import location_of
 
 __all__ = ["OneWayHandler", "SimplexReceiver"]
 

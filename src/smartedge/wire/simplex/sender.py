@@ -9,11 +9,12 @@ import time
 
 from smartedge.errors import FrameError, LinkError
 from smartedge.types import StreamHeader
+from smartedge.wire.addresses import split_location
 from smartedge.wire.frame import Message, ReceivedFrame
 from smartedge.wire.link import check_kind, must_be_closed, must_be_open
 from smartedge.wire.simplex.blocks import Block, pack_block, split_block
 from smartedge.wire.simplex.seal import Sealer
-from smartedge.wire.sockets import ByteCount, split_location
+from smartedge.wire.sockets import ByteCount
 
 __all__ = ["SimplexLink"]
 
