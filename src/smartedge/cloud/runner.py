@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 from smartedge.artifacts.summary import CloudSummary
@@ -13,7 +12,7 @@ from smartedge.cloud.ingest.completion import Completion
 from smartedge.cloud.ingest.farewell import Farewell
 from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.learning import Job, Learning
-from smartedge.cloud.store.feature_log import FeatureReader, check_begun
+from smartedge.cloud.store.feature_log import check_begun
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.config import Config
 from smartedge.files import private_folder
@@ -81,11 +80,6 @@ class CloudRunner:
     def trainer(self) -> BackTrainer | None:
         """Trains the back; None: no frame has come yet."""
         return self.learning.trainer
-
-    @property
-    def logs(self) -> Mapping[str, FeatureReader]:
-        """Edge → its log, of the edges that have sent a frame."""
-        return self.learning.logs
 
     def run(self, stop: threading.Event) -> bool:
         """Train until the run is complete and all edges know it, or ``stop`` is set. True: it is complete."""

@@ -213,7 +213,7 @@ def test_a_refused_stream_changes_nothing(tmp_path: Path, changes: dict[str, obj
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     with pytest.raises(FrameError):
         MemoryLink(runner.ingest).open(dataclasses.replace(streams(runner.config)[0], **changes))
-    assert runner.trainer is None and runner.logs == {}
+    assert runner.trainer is None and runner.learning.logs == {}
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     runner.close()
 
@@ -229,7 +229,7 @@ def test_a_stream_of_which_no_frame_came_leaves_nothing_and_locks_nobody_out(tmp
                 link = MemoryLink(runner.ingest)
                 link.open(dataclasses.replace(streams(runner.config)[0], **changes))
                 link.disconnect()
-            assert runner.trainer is None and runner.logs == {} and sorted(tmp_path.rglob("*")) == before
+            assert runner.trainer is None and runner.learning.logs == {} and sorted(tmp_path.rglob("*")) == before
         send_all(MemoryLink(runner.ingest), runner.config)
         assert runner.trainer is not None and runner.trainer.finished
         backs.append(runner.trainer.back.state_dict())
@@ -378,7 +378,7 @@ def test_values_out_of_range_never_reach_the_optimizer(tmp_path: Path, value: fl
         link.open(header)
         with pytest.raises((FrameError, CodecError)):
             link.write(serialise(Frame(0, hostile), header))
-    assert runner.trainer is None and runner.logs == {}
+    assert runner.trainer is None and runner.learning.logs == {}
     link = MemoryLink(runner.ingest)
     link.open(header)
     link.write(serialise(Frame(0, batch), header))

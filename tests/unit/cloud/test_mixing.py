@@ -302,7 +302,7 @@ def test_who_is_not_expected_is_refused(tmp_path: Path, expect, names, refused: 
         link.write(serialise(edge.frame(0), edge.streams()[0]))
     with pytest.raises(RunError, match=told):
         MemoryLink(runner.ingest, refused).open(SimulatedEdge(refused, config).streams()[0])
-    assert sorted(runner.logs) == sorted(names) and not (tmp_path / "store" / refused).exists()
+    assert sorted(runner.learning.logs) == sorted(names) and not (tmp_path / "store" / refused).exists()
     runner.close()
 
 
@@ -319,7 +319,7 @@ def test_one_edge_that_learns_another_task_is_refused_and_its_log_is_its_own(tmp
     header = SimulatedEdge("edge2", config).streams()[0]
     with pytest.raises(RunError, match="edge 'edge2' learns another task"):
         MemoryLink(runner.ingest, "edge2").open(dataclasses.replace(header, outputs=7))
-    assert {name: log.next_seq for name, log in runner.logs.items()} == {"edge0": 2, "edge1": 1}
+    assert {name: log.next_seq for name, log in runner.learning.logs.items()} == {"edge0": 2, "edge1": 1}
     with pytest.raises(FrameError, match="is missing"):
         MemoryLink(runner.ingest, "edge1").open(second.streams()[1])
     runner.close()
@@ -590,7 +590,7 @@ def test_an_edge_that_is_held_back_hears_that_the_cloud_stops(tmp_path: Path) ->
     running = threading.Thread(target=runner.run, args=(stop,))
     sending.start()
     running.start()
-    while edge.name not in runner.logs or runner.logs[edge.name].next_seq < 2:
+    while edge.name not in runner.learning.logs or runner.learning.logs[edge.name].next_seq < 2:
         sending.join(timeout=0.01)
     stop.set()
     sending.join(timeout=30)

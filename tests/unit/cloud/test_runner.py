@@ -58,9 +58,9 @@ def send(runner: CloudRunner, header: StreamHeader) -> None:
 def test_what_does_not_belong_is_refused_and_the_right_one_taken_afterwards(runner, changes, error, problem):
     with pytest.raises(error, match=problem):
         MemoryLink(runner.ingest).open(dataclasses.replace(HEADER, **changes))
-    assert runner.logs == {}
+    assert runner.learning.logs == {}
     send(runner, HEADER)
-    assert runner.logs["edge"].next_seq == 2
+    assert runner.learning.logs["edge"].next_seq == 2
 
 
 def test_streams_follow_each_other_to_the_end_of_the_run(runner):
@@ -102,7 +102,7 @@ def test_a_stream_that_is_here_already_changes_nothing(runner):
     send(runner, HEADER)
     before = {name: tensor.clone() for name, tensor in runner.trainer.back.state_dict().items()}
     send(runner, HEADER)
-    assert runner.logs["edge"].next_seq == 2
+    assert runner.learning.logs["edge"].next_seq == 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in runner.trainer.back.state_dict().items())
 
 
@@ -155,9 +155,9 @@ def test_a_payload_that_cannot_be_decoded_is_told_to_its_sender_and_not_logged(r
     link.open(HEADER)
     with pytest.raises(SmartEdgeError):
         link.write(serialise(bad, HEADER))
-    assert runner.logs == {}
+    assert runner.learning.logs == {}
     send(runner, HEADER)
-    assert runner.logs["edge"].next_seq == 2
+    assert runner.learning.logs["edge"].next_seq == 2
 
 
 def first_frame() -> Frame:

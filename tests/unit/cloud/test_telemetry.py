@@ -65,7 +65,7 @@ def test_every_figure(tmp_path) -> None:
     send_training_frames(runner)
     with pytest.raises(FrameError):
         runner.ingest.accept(UNNAMED_EDGE, dataclasses.replace(VAL, batch_size=64))
-    trainer, log = runner.trainer, runner.logs[UNNAMED_EDGE]
+    trainer, log = runner.trainer, runner.learning.logs[UNNAMED_EDGE]
     assert trainer is not None and trainer.latest_loss is not None and log.total_bytes > 0
     assert list(telemetry.figures()) == [
         counter("cloud_frames", "Frames in the log of an edge", of_edge(2.0)),

@@ -139,7 +139,7 @@ class SimplexReceiver:
             if opened is None:
                 self.refused += 1
                 continue
-            edge, _, content = opened
+            edge, content = opened
             if edge not in self._edges:
                 self._edges[edge] = _EdgeReceiver(self._handler, edge)
             if edge not in self._assemblers:

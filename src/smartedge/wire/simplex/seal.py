@@ -136,8 +136,8 @@ class Opener:
                 self._edges[_number_of(edge)] = edge, _cipher(key), _Window()
         return gone
 
-    def open(self, datagram: bytes) -> tuple[str, int, bytes] | None:
-        """The edge's name, the counter and the content; None where the datagram is forged, damaged or a repetition."""
+    def open(self, datagram: bytes) -> tuple[str, bytes] | None:
+        """The edge's name and the content; None where the datagram is forged, damaged or a repetition."""
         from cryptography.exceptions import InvalidTag
 
         if len(datagram) <= OVERHEAD:
@@ -155,7 +155,7 @@ class Opener:
             self.unopened[edge] += 1
             return None
         window.note(counter)
-        return edge, counter, content
+        return edge, content
 
 
 class _Window:
