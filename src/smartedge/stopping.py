@@ -3,6 +3,8 @@
 Work that may be given up at any moment, such as reading data or attacking features, is simply interrupted:
 :class:`Stopped` is raised where it stands. Work that has something to bring to an end, such as a run that sends, looks
 at the :class:`Stop` itself, and is not interrupted.
+
+A process that works for another one ends with it (:func:`child_command`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["Interrupted", "Stop", "Stopped", "end_after_signal", "stop_on_signals"]
+__all__ = ["Interrupted", "Stop", "Stopped", "child_command", "end_after_signal", "end_with_parent", "stop_on_signals"]
 
 _AGAIN_S = 0.05
+_LOOK_S = 0.5
 
 
 class Stopped(KeyboardInterrupt):
@@ -129,3 +132,24 @@ def end_after_signal(seconds: float) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="end", daemon=True).start()
+
+
+def child_command(program: str) -> list[str]:
+    """The command of a process that works for this one and ends with it, however this one ends.
+
+    Args:
+        program: what the process does, in Python.
+    """
+    begin = f"from smartedge.stopping import end_with_parent; end_with_parent({os.getpid()})"
+    return [sys.executable, "-c", f"{begin}\n{program}"]
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process, with code 1, when its parent is the process ``parent`` no more: that one has ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

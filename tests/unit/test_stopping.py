@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from smartedge.stopping import Stop, Stopped, stop_on_signals
+import smartedge
+from smartedge.stopping import Stop, Stopped, child_command, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +100,35 @@ def test_a_process_whose_main_thread_waits_in_a_library_ends_after_its_signal() 
     process.terminate()
     assert process.wait(timeout=30) == 1
     process.stdout.close()
+
+
+PARENT = """
+import subprocess, sys, time
+from smartedge.stopping import child_command
+subprocess.Popen(child_command("import os, time; print(os.getpid(), flush=True); time.sleep(600)"))
+time.sleep(600)
+"""
+
+
+def test_a_process_that_works_for_another_one_ends_when_that_one_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, bufsize=0) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        ended, _, _ = select.select([parent.stdout], [], [], 10)  # the child holds the other end
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+        assert ended and parent.stdout.read(100) == b""
+
+
+def test_a_process_that_works_for_another_one_goes_on_while_that_one_lives() -> None:
+    slow = child_command("import time; time.sleep(1.1); print('done')")
+    assert subprocess.run(slow, capture_output=True, text=True, timeout=60).stdout == "done\n"
+
+
+@pytest.mark.source
+def test_every_process_that_is_started_ends_with_the_one_that_started_it() -> None:
+    root = Path(smartedge.__file__).parent
+    starts = {file for file in root.rglob("*.py") if 'sys.executable, "-' in file.read_text()}
+    by_end_of_input = {root / "launch/processes.py", root / "cloud/workers/launcher.py"}  # they stop well, then
+    assert starts == {root / "stopping.py", *by_end_of_input}

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 from smartedge.errors import SmartEdgeError, from_code
 from smartedge.models.blueprint import Blueprint
+from smartedge.stopping import child_command
 
 if TYPE_CHECKING:
     from smartedge.models.network import EdgeParts
@@ -48,7 +49,7 @@ class Division:
 
     def __init__(self, stderr: int | None = None) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
+            child_command(_PROGRAM),
             bufsize=0,  # nothing is read that is for another process
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -36,7 +36,7 @@ def test_the_shapes_are_those_of_the_network(changes, monkeypatch) -> None:
 def test_a_network_that_cannot_be_had_is_the_same_error(monkeypatch, capsys) -> None:
     def run(command, *, input, **_):  # here, without seconds for another process
         monkeypatch.setattr(sys, "stdin", io.StringIO(input))
-        exec(command[-1], {})
+        exec(command[-1].partition("\n")[2], {})  # this process is not to end with its parent
         return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
 
     monkeypatch.setattr(shapes.subprocess, "run", run)

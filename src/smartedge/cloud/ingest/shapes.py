@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 
 from smartedge.config import Config
 from smartedge.errors import RunError, from_code
 from smartedge.extras import how_to_install
 from smartedge.methods.base import get_method
+from smartedge.stopping import child_command
 
 __all__ = ["shapes_of"]
 
 # Torch takes 200 MB and seconds. A process that ends gives them back.
 _PROGRAM = """
-import json, sys
+import json, sys, warnings
+warnings.simplefilter("ignore")
 from smartedge.cloud.back import build_back
 from smartedge.config import load_config
 from smartedge.logs import say
@@ -45,7 +46,7 @@ def shapes_of(config: Config) -> Mapping[str, tuple[int, ...]]:
             return {cut: model.bottleneck}
     given = config.model_dump(mode="json", exclude_unset=True)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _PROGRAM],
+        child_command(_PROGRAM),
         input=json.dumps(given),
         capture_output=True,
         encoding="utf-8",

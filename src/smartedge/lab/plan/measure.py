@@ -355,7 +355,7 @@ def _existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
-def main() -> int:
+def main() -> None:
     """Read a request from standard input, answer on standard output.
 
     Request: ``config`` (all settings), ``part`` ("cut", "whole" or "together"), ``codecs``, ``repeats``. Answer: what
@@ -370,13 +370,12 @@ def main() -> int:
         images, repeats = sample_images(config), request["repeats"]
         if request["part"] == "together":
             _serve_steps(config, images, repeats)
-            return 0
+            return
         part = {"cut": figures_of_cut, "whole": figures_of_whole}[request["part"]]
         answer = part(config, request["codecs"], images, repeats=repeats)
     except SmartEdgeError as error:
         answer = {"error": {"code": error.code, "message": str(error)}}
     _say(answer)
-    return 0
 
 
 def _serve_steps(config: Config, images: SampleImages, repeats: int) -> None:
@@ -388,7 +387,3 @@ def _serve_steps(config: Config, images: SampleImages, repeats: int) -> None:
 
 def _say(answer: dict[str, object]) -> None:
     say(json.dumps(answer, default=lambda value: value.model_dump(mode="json")))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ import datetime
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from smartedge.lab.plan.profile import as_method, network_of
 from smartedge.methods.base import get_method
 from smartedge.runs.machine import describe_machine, pick_device, versions
 from smartedge.runs.progress import Monitor, Update
+from smartedge.stopping import child_command
 
 __all__ = ["DEFAULT_CODECS", "measure_here", "thin"]
 
@@ -165,7 +165,7 @@ def _usable_cores() -> int:
 
 def _start() -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "smartedge.lab.plan.measure"],
+        child_command("from smartedge.lab.plan.measure import main; main()"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
