@@ -1,4 +1,4 @@
-"""Takes frames in: refuses what does not belong to the run, decodes each frame once, and appends it to the log."""
+"""Takes frames in: decodes each one once, and appends it to the log of its edge."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from smartedge.cloud.handover import Decoded, Handover, disk_is_of_the_log
 from smartedge.cloud.ingest.intake import Intake
-from smartedge.cloud.ingest.same_run import agreed, facts_of_edge, facts_of_run, of_another_run
+from smartedge.cloud.ingest.refusals import Refusals
 from smartedge.cloud.ingest.values import largest_value
 from smartedge.cloud.store.feature_log import edges_of
 from smartedge.cloud.store.lock import Lock
 from smartedge.codec import get_codec, unpack
 from smartedge.config import Config
-from smartedge.errors import FrameError, RunError, SmartEdgeError
+from smartedge.errors import RunError, SmartEdgeError
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.progress import Monitor, Update
@@ -73,13 +73,12 @@ class Ingest:
         self._config = config
         self._folder = folder
         self._shared = shared
-        self._shapes = shapes
         self._handover = handover
         self._monitor = monitor
         self._begin = begin
         self._learn = learn
         self._method, self._schedule = get_method(config.method), get_schedule(config.schedule)
-        self._order = list(self._schedule.streams(config))
+        self._refusals = Refusals(config, shapes, handover)
         self._lock: Lock | None = None
         if shared is not None:
             shared.refresh()
@@ -133,10 +132,10 @@ class Ingest:
             if self._shared is not None and intake.streams:
                 intake.open_log()  # another process may have written it until now
             with self._counting(intake):
-                self._check_agreement(header)
-                self._check_place(intake)
-                self._check_run(intake, header)
-                self._check_order(intake, header)
+                self._refusals.settings(header)
+                self._refusals.place(intake)
+                self._refusals.run(intake, header)
+                self._refusals.order(intake, header, one_way=edge in self._one_way)
                 if intake.streams:
                     self._begin(edge, header)
             intake.stream = header
@@ -171,7 +170,7 @@ class Ingest:
             if handover.complete and frame.seq >= intake.next_seq:
                 raise RunError("the run is complete; nothing more is taken in")
             if edge in handover.quarantined:
-                self._check_place(intake)
+                self._refusals.place(intake)
             self._record_stream(intake, header)
             log = intake.open_log()
             if log.append(frame.seq, frame.head, frame.batch.payload):
@@ -281,22 +280,23 @@ class Ingest:
         """Note the stream in the log, with its first frame. A one-way link may have lost whole streams before it."""
         if header in intake.streams:
             return
+        edge = intake.edge
         with nullcontext() if self._shared is None else self._shared.one_at_a_time():
             if not intake.streams and self._shared is not None:
                 self._shared.refresh()
             with self._counting(intake):  # another sender may have sent its first frame in between
-                self._check_run(intake, header)
-                self._check_order(intake, header)
+                self._refusals.run(intake, header)
+                self._refusals.order(intake, header, one_way=edge in self._one_way)
                 if not intake.streams:
-                    self._check_place(intake)
-                    self._begin(intake.edge, header)
+                    self._refusals.place(intake)
+                    self._begin(edge, header)
             log = intake.open_log()
             log.mark_gap(header.first_seq)
             log.begin(header)
             if self._shared is not None:
                 log.sync()  # so that the other processes see the edge
-        self._handover.intakes[intake.edge] = intake
-        self._strangers.pop(intake.edge, None)
+        self._handover.intakes[edge] = intake
+        self._strangers.pop(edge, None)
 
     def _intake(self, edge: str) -> Intake:
         with self._handover.changed:
@@ -320,74 +320,3 @@ class Ingest:
             return
         with self._handover.changed:
             self._handover.changed.notify_all()
-
-    def _check_agreement(self, header: StreamHeader) -> None:
-        own = agreed(self._config, header.agreement)
-        said = (header.codec, header.batch_size, header.feature_dtype, header.labels)
-        if said != (own.codec_name, own.train.batch_size, self._method.wire_dtype, True):
-            raise FrameError(f"the stream header says {said}, which its own settings contradict")
-        desired = self._config.data.desired
-        if not isinstance(desired, str) and (header.task_kind, header.outputs) != ("multi", len(desired)):
-            raise FrameError(
-                f"the stream header says {header.outputs} outputs; data.desired has {len(desired)} columns"
-            )
-        shape = self._shapes[own.model.cut]
-        if header.feature_shape != shape:
-            raise FrameError(f"the edge sends tensors of shape {header.feature_shape}, but this cut gives {shape}")
-        if header.answer_shape != (shape if self._method.answered and header.split == "train" else None):
-            raise RunError(f"method {self._config.method!r} does not give the answers that this stream asks for")
-
-    def _check_place(self, intake: Intake) -> None:
-        """Refuse an edge for which the run has no place."""
-        expected, known = self._config.fleet.expect, self._handover.intakes
-        if (failed := self._handover.quarantined.get(intake.edge)) is not None:
-            raise RunError(
-                f"edge {intake.edge!r} is in quarantine: training failed on its frame {failed}. The run goes on "
-                "without it; look for the fault, and let the edge take part in the next run"
-            )
-        if self._handover.complete and not intake.sent_all:
-            raise RunError("the run is complete, and goes on with what came before")
-        if isinstance(expected, tuple):
-            if intake.edge not in expected:
-                raise RunError(f"edge {intake.edge!r} is not one of those that this run expects (fleet.expect)")
-        elif expected is not None and intake.edge not in known and len(known) >= expected:
-            raise RunError(
-                f"edge {intake.edge!r}: this run takes {expected} edge{'s' * (expected > 1)} (fleet.expect), and has "
-                f"{', '.join(sorted(known))}"
-            )
-
-    def _check_run(self, intake: Intake, header: StreamHeader) -> None:
-        """Refuse a stream of another run, or one whose facts differ from those of the other edges."""
-        if intake.streams and facts_of_edge(header) != facts_of_edge(intake.streams[0]):
-            raise of_another_run(intake)
-        other = next((each.streams[0] for each in self._handover.intakes.values() if each.streams), header)
-        if facts_of_run(header) != facts_of_run(other):
-            raise RunError(
-                f"edge {intake.edge!r} learns another task than the other edges: {header.outputs} outputs "
-                f"({header.task_kind}), and they have {other.outputs} ({other.task_kind})"
-            )
-
-    def _check_order(self, intake: Intake, header: StreamHeader) -> None:
-        """Refuse a stream that is neither the next one of the edge nor one that its log has begun."""
-        known = intake.streams
-        if intake.edge in self._one_way and self._schedule.once and header not in known:
-            place = (header.epoch, header.split)
-            if place not in self._order[len(known) :] or header.first_seq < intake.next_seq or header.frames < 1:
-                raise FrameError(f"a stream of (epoch, split) {place} from frame {header.first_seq} on is not awaited")
-            return
-        if header.first_seq > intake.next_seq:
-            raise FrameError(f"the stream begins at frame {header.first_seq}, but frame {intake.next_seq} is missing")
-        if header in known:
-            return
-        if header.answered:  # the edge may go back to a checkpoint, and its later streams come again
-            known = [stream for stream in known if stream.first_seq < header.first_seq]
-        if len(known) == len(self._order):
-            raise FrameError("the run is complete, but another stream is offered")
-        first_seq = known[-1].end_seq if known else 0
-        mine = (*self._order[len(known)], first_seq)
-        theirs = (header.epoch, header.split, header.first_seq)
-        if theirs != mine:
-            raise FrameError(f"the next stream must be (epoch, split, first frame) {mine}, but {theirs} is offered")
-        whole_epoch = not self._schedule.once and header.split == "train"
-        if header.frames < 1 or (whole_epoch and header.frames != header.train_steps):
-            raise FrameError(f"the stream says that it carries {header.frames} frames, which cannot be")
