@@ -14,8 +14,8 @@ Each method consists of these parts, with n training, v validation and t test fr
 - local: the undivided network on the edge, nothing else. What it reads and its checkpoints are no stage.
 
 No epoch is shorter than the processor time of all threads of a side ÷ its cores: on a single core, reading, computing,
-encoding and sending take turns. Where edge and cloud share one machine, that holds for both sides together, and a step
-is slower while the other side computes too (by the profile's measured ``slowdown``, for that share of the time).
+encoding and sending take turns. Where edge and cloud share one machine, that holds for both sides together, and the
+work of each side takes longer (by the profile's measured ``slowdown``) for as long as the side with less work computes.
 
 The times include the first batch, the checkpoints and building the network in the cloud. As in ``results.json``, they
 do not include starting Python and opening the data set.
@@ -53,16 +53,9 @@ def predict(choice: Choice, job: Job, setting: Setting) -> Prediction:
     Raises:
         KeyError: a profile does not have the cut or the codec.
     """
-    slow = (1.0, 1.0)
-    costs = _Costs(choice, job, setting, slow)
+    costs = _Costs(choice, job, setting, (1.0, 1.0))
     if setting.same_machine and costs.how.has_cloud and not costs.how.answered:
-        for _ in range(20):  # a fixed point: the overlap of the sides depends on their speed, the speed on the overlap
-            overlapping = costs.overlapping
-            renewed = slowdowns(overlapping, setting.edge.slowdown)
-            if max(abs(renewed[0] - slow[0]), abs(renewed[1] - slow[1])) < 1e-4:
-                break
-            slow = renewed
-            costs = _Costs(choice, job, setting, slow)
+        costs = _Costs(choice, job, setting, slowdowns(costs.overlapping, setting.edge.slowdown))
     return costs.prediction()
 
 
@@ -89,20 +82,12 @@ class _Costs:
         self.up = self.down = 0.0
         self.train_up = 0.0
         self.train_sent = 0
-        self.pipeline_s = 0.0  # wall-clock seconds of the parts in which stages overlap
-        self.pipeline_busy = (0.0, 0.0)  # of edge and cloud in them
+        self.overlapping = (0.0, 0.0)  # seconds of work of edge and cloud in the part in which stages overlap
         self._begun: set[int] = set()  # kinds of steps (by identity of their timings) whose first batch was counted
         self.cut_edge = self.cut_cloud = None
         if choice.cut is not None:
             self.cut_edge, self.cut_cloud = self.edge.cut(choice.cut), self.cloud.cut(choice.cut)
         self.total_s = self._run()
-
-    @property
-    def overlapping(self) -> tuple[float, float]:
-        """Shares of the pipeline's wall clock in which edge and cloud are busy."""
-        if self.pipeline_s <= 0:
-            return 0.0, 0.0
-        return self.pipeline_busy[0] / self.pipeline_s, self.pipeline_busy[1] / self.pipeline_s
 
     def prediction(self) -> Prediction:
         """The figures of the run."""
@@ -346,9 +331,7 @@ class _Costs:
             seconds = max(seconds, (at_edge + at_cloud) / self.edge.cores)
         else:
             seconds = max(seconds, at_edge / self.edge.cores, at_cloud / self.cloud.cores)
-        self.pipeline_s += seconds
-        before = self.pipeline_busy
-        self.pipeline_busy = (before[0] + float(work[1]), before[1] + float(work[4]))
+        self.overlapping = (float(work[1]), float(work[4]))
         return seconds
 
     def _cloud_steps(self) -> tuple[Timing, Timing, int]:

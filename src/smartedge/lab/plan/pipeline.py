@@ -78,12 +78,17 @@ def coarsen(frames: int, most: int) -> tuple[int, float]:
     return count, frames / count if count else 1.0
 
 
-def slowdowns(shares: tuple[float, float], slowdown: float) -> tuple[float, float]:
-    """Factors on the times of edge and cloud, from the shares of the pipeline's time in which each is busy.
+def slowdowns(alone: tuple[float, float], slowdown: float) -> tuple[float, float]:
+    """Factors on the times of edge and cloud where they share a machine.
 
-    While both sides compute, each has 1/s of its speed. If the other side is busy during a share p of the time, this
-    side does ``1 - p·(1 - 1/s)`` of the work that it would do alone.
+    While both sides compute, each has 1/s of its speed. At worst that is for as long as the side with less work
+    computes: m·s seconds. The other one then takes M + m·(s - 1). A slower link may keep them apart for a while. That
+    is left out: else a faster link could be predicted slower, since more would overlap.
+
+    Args:
+        alone: seconds that edge and cloud would compute alone.
+        slowdown: s.
     """
-    edge, cloud = (min(1.0, share) for share in shares)
-    loss = 1 - 1 / slowdown
-    return 1 / (1 - cloud * loss), 1 / (1 - edge * loss)
+    edge, cloud = alone
+    longer = (slowdown - 1) * min(edge, cloud)
+    return 1 + longer / edge if edge else 1.0, 1 + longer / cloud if cloud else 1.0

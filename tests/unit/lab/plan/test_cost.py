@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from simulation import Line
 
 from smartedge.artifacts.plan import Choice, Job
@@ -15,6 +17,8 @@ from smartedge.artifacts.profile import Profile, Timing
 from smartedge.lab.plan.cost import predict
 from smartedge.lab.plan.job import Setting, job_of
 from smartedge.lab.plan.links import FRAME_OVERHEAD_BYTES
+from smartedge.lab.plan.published import load_device, scale
+from smartedge.lab.plan.search import choices
 
 B = 64
 FRAMING = FRAME_OVERHEAD_BYTES
@@ -207,6 +211,52 @@ def test_one_machine_slows_both_sides_while_they_overlap(
     assert predict(alone, job, make_setting("local", edge=both, same_machine=True)).seconds_total == pytest.approx(
         predict(alone, job, make_setting("local", edge=both)).seconds_total, rel=1e-12
     )
+
+
+@given(
+    speeds=st.tuples(*[st.floats(-1.3, 1.3)] * 3),
+    faster=st.sampled_from([(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]),
+    by=st.floats(0.001, 0.5),
+    slowdown=st.sampled_from([1.0, 1.3, 2.0, 2.5, 4.0]),
+    cores=st.sampled_from([1, 64]),
+    same_machine=st.booleans(),
+    epochs=st.integers(1, 5),
+    way=st.integers(0, 10**4),
+)
+@example(  # from 195 to 199 s, as long as the link had a say in how much of the two sides overlaps
+    speeds=(-1.0, 0.0, 0.3), faster=(1, 0, 0), by=0.5, slowdown=2.5, cores=64, same_machine=True, epochs=5, way=4
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_faster_is_never_predicted_slower(
+    speeds: tuple[float, float, float],
+    faster: tuple[int, int, int],
+    by: float,
+    slowdown: float,
+    cores: int,
+    same_machine: bool,
+    epochs: int,
+    way: int,
+    job: Job,
+    make_profile: Callable[..., Profile],
+    make_setting: Callable[..., Setting],
+) -> None:
+    """Speeds of link, edge and cloud as powers of ten; ``faster``: which of them grow."""
+    plain = make_profile(slowdown=slowdown, cores=cores)
+    board = load_device("raspberry-pi-4")
+    offered = choices(make_setting("local", edge=plain, cloud=plain))
+
+    def seconds(exponents: list[float]) -> float:
+        link, edge, cloud = (10.0**exponent for exponent in exponents)
+        sides = {
+            side: scale(plain, board.model_copy(update={"peak_gflops": board.peak_gflops * speed}))
+            for side, speed in (("edge", edge), ("cloud", cloud))
+        }
+        setting = make_setting(f"{10 * link:.9f}", **sides, same_machine=same_machine)
+        return predict(offered[way % len(offered)], job.model_copy(update={"epochs": epochs}), setting).seconds_total
+
+    before = seconds(list(speeds))
+    after = seconds([speed + by * grows for speed, grows in zip(speeds, faster, strict=True)])
+    assert after <= before * (1 + 1e-9)
 
 
 def test_one_machine_cannot_do_more_than_its_cores(
