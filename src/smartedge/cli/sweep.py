@@ -93,6 +93,8 @@ def print_table(found: Sweep) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from smartedge.lab.judging.leakage import limiting
+
     table = Table(title="balanced accuracy on the test images, mean ± standard deviation", title_justify="left")
     for axis in found.axes:
         table.add_column(axis.key, justify="right", no_wrap=True)
@@ -101,7 +103,7 @@ def print_table(found: Sweep) -> None:
     for name in names:
         for heading in (f"{name}, best attack", "training image", "undefended", "label floor"):
             table.add_column(heading, justify="right")
-    bounded = any(row.bound for row in found.rows)
+    bounded = any(limiting(row.bound.mean) for row in found.rows if row.bound)
     for heading in (["DP bound (ε, δ)"] if bounded else []) + ["runs"]:
         table.add_column(heading, justify="right")
     for row in found.rows:
@@ -125,7 +127,11 @@ def _spread(spread: Spread | None) -> str:
 
 def _bound(spread: Spread | None) -> str:
     """Rounded up. It follows from the settings, so it is the same for each seed."""
-    return f"{100 * rounded_up(spread.mean):.1f} %" if spread else "–"
+    from smartedge.lab.judging.leakage import limiting
+
+    if not spread:
+        return "–"
+    return "none" if limiting(spread.mean) is None else f"{100 * rounded_up(spread.mean):.1f} %"
 
 
 def _page(folder: Path) -> list[Path]:

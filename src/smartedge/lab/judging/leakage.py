@@ -11,7 +11,6 @@ from smartedge.lab.judging.text import at_most, known, lower_number, percent, sh
 from smartedge.lab.judging.verdict import Verdict
 
 __all__ = [
-    "NO_BOUND",
     "AttackResult",
     "Leak",
     "beside",
@@ -30,7 +29,7 @@ _AS_GOOD, _OF_UNAVOIDABLE, _OF_HIDDEN = 0.03, 0.5, 1 / 3
 _SURE = 2.0  # an interval that goes beyond so many margins: too few test images to say that it is hidden
 _FULL_DEPTH = {"deep", "fine-tuned", "posterior"}  # one of these must be tried before an attribute counts as hidden
 _TELLS, _HARDLY_TELLS = 0.9, 0.6  # balanced accuracy of the attack on membership
-NO_BOUND = 0.9995  # a limit at or above this is no limit
+_NO_BOUND = 0.9995  # a limit at or above this is no limit
 _NO_LESS = 0.02  # nothing was hidden where the undefended front is less than this above
 
 
@@ -158,12 +157,17 @@ def read_leaks(audit: Audit) -> list[Leak]:
     return sorted(leaks, key=lambda leak: (leak.desired, not leak.sensitive, leak.unavoidable - leak.worst.value))
 
 
+def limiting(bound: float | None) -> float | None:
+    """An upper bound for all attackers; None where it limits nothing."""
+    return bound if known(bound) and bound < _NO_BOUND else None
+
+
 def _bounds(by_epsilon: float | None, by_noise: float | None) -> tuple[float | None, float | None]:
     """The two limits, each None where it limits nothing. Attributes of more than two classes have none."""
     if not known(by_noise):
         return None, None
-    bound = by_epsilon if known(by_epsilon) and by_epsilon < NO_BOUND else None
-    return bound, by_noise if by_noise < (bound or NO_BOUND) - 0.001 else None
+    bound = limiting(by_epsilon)
+    return bound, by_noise if by_noise < (bound or _NO_BOUND) - 0.001 else None
 
 
 def _attack(name: str, figures: AttackFigures, finished: int | None = None) -> AttackResult:

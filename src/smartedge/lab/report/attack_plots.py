@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import BboxBase
 
 from smartedge.lab.judging.leakage import AttackResult, Leak
 from smartedge.lab.judging.text import known
@@ -35,6 +33,7 @@ from smartedge.lab.report.canvas import (
     short,
     to_svg,
 )
+from smartedge.lab.report.labels import label_points
 from smartedge.metrics import rounded_up
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
@@ -221,32 +220,11 @@ def _frontier(
     if desired is not None:
         handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
     canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
-    _label(canvas, axes, [(point.label, x, point.desired[0]) for point, (x, _) in audited])
+    label_points(
+        canvas, axes, [(point.label, x, point.desired[0]) for point, (x, _) in audited], lines.values(), desired
+    )
     alt = f"Desired accuracy against the best attack. {'; '.join(words)}. {_line_words(lines)}"
     return alt + (f", undefended {task} {100 * desired:.1f} %." if desired is not None else ".")
-
-
-def _label(canvas: Canvas, axes: Axes, labels: Sequence[tuple[str, float, float]]) -> None:
-    """Write each label beside its point, where it covers no other. Points that touch share one text."""
-    canvas.draw_without_rendering()  # positions on the canvas are known only after this
-    marks = [axes.transData.transform((x, y)) for _, x, y in labels]
-    near = _ON_SENT["markersize"] * canvas.dpi / 72
-    groups: list[list[int]] = []
-    for i, mark in enumerate(marks):
-        touching = [group for group in groups if any(np.abs(mark - marks[j]).max() < near for j in group)]
-        groups = [group for group in groups if group not in touching] + [sorted([*itertools.chain(*touching), i])]
-    taken: list[BboxBase] = []
-    for group in groups:
-        text = " · ".join(labels[i][0] for i in group)
-        at = max((labels[i][1:] for i in group), key=lambda place: place[0])
-        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points", fontsize=8.5)
-        for place in itertools.product((7, -7), (5, -13)):
-            written.xyann = place
-            written.set_horizontalalignment("left" if place[0] > 0 else "right")
-            box = written.get_window_extent()
-            if not box.count_overlaps(taken) and not box.count_contains(marks):
-                break
-        taken.append(box)
 
 
 def over_setting(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from smartedge.artifacts.sweep import Spread, Sweep, SweepRow
-from smartedge.lab.judging.leakage import NO_BOUND
+from smartedge.lab.judging.leakage import limiting
 from smartedge.lab.judging.text import at_most, known, percent, points
 from smartedge.lab.report import attack_plots
 from smartedge.lab.report.attack_plots import Point
@@ -55,7 +55,7 @@ def write_sweep(folder: Path) -> list[Path]:
         "task": task,
         "attributes": attributes,
         "undefended": desired,
-        "bounded": any(_limit(row.bound) for row in rows),
+        "bounded": any(_limit(row.bound) or _limit(row.noise_bound) for row in rows),
         "headline": _headline(found, rows, attributes, desired, task),
         "figures": figures,
         "failed": [entry for entry in found.points if entry.state == "failed"],
@@ -63,7 +63,7 @@ def write_sweep(folder: Path) -> list[Path]:
         "axis": _axis,
         "spread": _spread_text,
         "mean": lambda spread: percent(spread.mean if spread else None),
-        "bound": lambda spread: at_most(spread.mean if spread else None),
+        "bound": _limit_text,
     }
     return [write_page(folder / "sweep.html", "sweep.html.j2", page), *pictures]
 
@@ -84,7 +84,11 @@ def _pair(spread: Spread | None) -> tuple[float, float] | None:
 
 def _limit(spread: Spread | None) -> float | None:
     """A limit for all attackers; None where it limits nothing."""
-    return spread.mean if spread and spread.mean < NO_BOUND else None
+    return limiting(spread.mean) if spread else None
+
+
+def _limit_text(spread: Spread | None) -> str:
+    return "none" if spread and _limit(spread) is None else at_most(_limit(spread))
 
 
 def _points(found: Sweep, rows: Sequence[SweepRow], attribute: str | None) -> list[Point]:

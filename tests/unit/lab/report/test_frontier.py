@@ -89,6 +89,24 @@ def test_a_grid_has_a_figure_per_axis_and_the_bounds(write_sweep_json, capsys):
     )
 
 
+def test_without_noise_there_is_no_bound(write_sweep_json, capsys):
+    def noiseless(sweep, rows=slice(None)):
+        for row in sweep["rows"][rows]:
+            row["bound"]["mean"] = row["noise_bound"]["mean"] = 1.0
+
+    def shown(name, change):
+        folder = write_sweep_json(LAMBDA, name, bounds=True, change=change)
+        page, *_ = write_sweep(folder)
+        print_table(Sweep.read(folder / "sweep.json"))
+        return plain(page.read_text("utf-8")), capsys.readouterr().out
+
+    page, table = shown("none", noiseless)
+    assert "DP bound" not in page and "DP bound" not in table
+    page, table = shown("some", lambda sweep: noiseless(sweep, slice(1)))
+    assert page.count("<td>none</td><td>none</td>") == 1 and "<td>96.0 %</td>" in page and "100.0 %" not in page
+    assert table.count("none") == 1 and "96.0 %" in table and "100.0 %" not in table
+
+
 def test_without_an_audit_there_is_accuracy_alone(write_sweep_json):
     files = write_sweep(write_sweep_json(LAMBDA, audited=False, seeds=1))
     (page,) = files

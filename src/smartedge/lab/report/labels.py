@@ -1,0 +1,65 @@
+"""Writes a text beside each point of a figure, where it covers least."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import BboxBase
+
+from smartedge.lab.report.canvas import Canvas
+
+__all__ = ["label_points"]
+
+_MARK = 7  # size of a point, points
+
+
+def label_points(
+    canvas: Canvas,
+    axes: Axes,
+    labels: Sequence[tuple[str, float, float]],
+    upright: Iterable[float],
+    level: float | None,
+) -> None:
+    """Write each label beside its point, where it covers least. Points that touch share one text.
+
+    Args:
+        canvas: as it will be seen.
+        axes: with the points and lines.
+        labels: texts, with their points.
+        upright: where vertical lines are.
+        level: where a horizontal line is.
+    """
+    canvas.draw_without_rendering()  # positions on the canvas are known only after this
+    marks = [axes.transData.transform((x, y)) for _, x, y in labels]
+    columns = [axes.transData.transform((x, 0.0))[0] for x in upright]
+    height = None if level is None else axes.transData.transform((0.0, level))[1]
+    near = _MARK * canvas.dpi / 72
+    groups: list[list[int]] = []
+    for i, mark in enumerate(marks):
+        touching = [group for group in groups if any(np.abs(mark - marks[j]).max() < near for j in group)]
+        groups = [group for group in groups if group not in touching] + [sorted([*itertools.chain(*touching), i])]
+    taken: list[BboxBase] = []
+    for group in groups:
+        text = " · ".join(labels[i][0] for i in group)
+        at = max((labels[i][1:] for i in group), key=lambda place: place[0])
+        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points", fontsize=8.5)
+
+        def covered(place: tuple[int, int], written: Annotation = written) -> int:
+            """What the text would cover there. Texts and points count more than lines."""
+            box = _at(written, place).get_window_extent()
+            lines = sum(box.x0 < x < box.x1 for x in columns) + (height is not None and box.y0 < height < box.y1)
+            return 9 * (box.count_overlaps(taken) + box.count_contains(marks)) + lines
+
+        best = min(itertools.product((7, -7), (5, -13, -4)), key=covered)
+        taken.append(_at(written, best).get_window_extent())
+
+
+def _at(written: Annotation, place: tuple[int, int]) -> Annotation:
+    """Put a text there: points to the right of its mark, and above it."""
+    written.xyann = place
+    written.set_horizontalalignment("left" if place[0] > 0 else "right")
+    return written
