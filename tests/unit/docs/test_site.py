@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from script import load_script
@@ -39,6 +40,39 @@ def from_elsewhere(page: str) -> list[str]:
     return [address for address in [*parser.addresses, *STYLES.findall(page)] if FROM_ELSEWHERE.match(address)]
 
 
+class _Targets(HTMLParser):
+    """Collects the links of a page, and the names that links can lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.links += [value for value in (found.get("href"), found.get("src")) if value]
+        self.names |= {value for value in (found.get("id"), found.get("name")) if value}
+
+
+def dead_links(site: Path) -> list[str]:
+    """The links within a built site that lead to no file, or to no place on its page."""
+    pages: dict[Path, _Targets] = {}
+    for path in site.resolve().rglob("*.html"):
+        pages[path] = _Targets()
+        pages[path].feed(path.read_text(encoding="utf-8"))
+    dead = []
+    for path, page in pages.items():
+        for link in page.links:
+            address = urlsplit(link)
+            if address.scheme or address.netloc:
+                continue
+            target = (path.parent / unquote(address.path)).resolve() if address.path else path
+            place = unquote(address.fragment)
+            if not target.is_file() or (place and target in pages and place not in pages[target].names):
+                dead.append(f"{path.name}: {link}")
+    return dead
+
+
 def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-b", "html"]
     return subprocess.run([*command, str(docs), str(site)], capture_output=True, text=True)
@@ -51,6 +85,13 @@ def test_the_site_loads_nothing_from_other_machines(repo_root, tmp_path):
     pages = [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".css")]
     assert len([path for path in pages if path.suffix == ".html"]) > 60
     assert [f"{path.name}: {found}" for path in pages for found in from_elsewhere(path.read_text())] == []
+    assert dead_links(tmp_path) == []
+
+
+def test_dead_links_are_seen(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#x"></a><a href="b.html#y"></a><a href="#z"></a><img src="c.png">')
+    (tmp_path / "b.html").write_text('<p id="x"><a href="a.html">, <a href="https://example.org/gone">')
+    assert dead_links(tmp_path) == ["a.html: b.html#y", "a.html: #z", "a.html: c.png"]
 
 
 @pytest.mark.slow
