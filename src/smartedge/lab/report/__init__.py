@@ -5,7 +5,8 @@
 ``run_page`` is the page of one run: ``read`` reads its files, ``run_verdict`` says in words what they show, ``plots``
 draws figures, ``privacy`` is the section about attacks, with ``attack_plots``, ``people`` and the pictures of
 ``gallery``. Other pages are ``comparison``, ``fleet_page``, ``features_page``, and ``frontier`` for a sweep;
-``picture`` is a comparison as one PNG. ``page`` fills in the templates, ``canvas`` draws as SVG or PNG.
+``picture`` is a comparison as one PNG. ``page`` fills in the templates, ``canvas`` draws as SVG or PNG,
+``labels`` writes texts beside points.
 """
 
 from smartedge.errors import ConfigError

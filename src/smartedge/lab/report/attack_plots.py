@@ -220,9 +220,9 @@ def _frontier(
     if desired is not None:
         handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
     canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
-    label_points(
-        canvas, axes, [(point.label, x, point.desired[0]) for point, (x, _) in audited], lines.values(), desired
-    )
+    labels = [(point.label, x, point.desired[0]) for point, (x, _) in audited]
+    limits = [(limit, point.desired[0]) for point, _ in audited for limit in (point.bound, point.noise_bound) if limit]
+    label_points(canvas, axes, labels, limits, lines.values(), desired)
     alt = f"Desired accuracy against the best attack. {'; '.join(words)}. {_line_words(lines)}"
     return alt + (f", undefended {task} {100 * desired:.1f} %." if desired is not None else ".")
 

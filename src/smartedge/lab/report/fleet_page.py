@@ -100,7 +100,8 @@ def _sentences(fleet: FleetFigures) -> list[str]:
         if figures.capped:
             found.append(f"{name} is capped: its training loss lies far above that of the others.")
         if figures.outlier is not None and figures.outlier > _FAR:
-            found.append(f"The features of {name} lie {short_number(figures.outlier)} robust standard deviations away.")
+            far = short_number(figures.outlier)
+            found.append(f"The features of {name} lie {far} robust standard deviations from those of the other edges.")
         if figures.gaps:
             found.append(f"{count(figures.gaps)} frames of {name} were lost on the way.")
     if waiting := [name for name, figures in edges if not figures.closed]:

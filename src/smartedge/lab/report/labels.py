@@ -21,6 +21,7 @@ def label_points(
     canvas: Canvas,
     axes: Axes,
     labels: Sequence[tuple[str, float, float]],
+    others: Iterable[tuple[float, float]],
     upright: Iterable[float],
     level: float | None,
 ) -> None:
@@ -30,11 +31,13 @@ def label_points(
         canvas: as it will be seen.
         axes: with the points and lines.
         labels: texts, with their points.
+        others: points without a text.
         upright: where vertical lines are.
         level: where a horizontal line is.
     """
     canvas.draw_without_rendering()  # positions on the canvas are known only after this
     marks = [axes.transData.transform((x, y)) for _, x, y in labels]
+    points = [*marks, *(axes.transData.transform(place) for place in others)]
     columns = [axes.transData.transform((x, 0.0))[0] for x in upright]
     height = None if level is None else axes.transData.transform((0.0, level))[1]
     near = _MARK * canvas.dpi / 72
@@ -52,7 +55,7 @@ def label_points(
             """What the text would cover there. Texts and points count more than lines."""
             box = _at(written, place).get_window_extent()
             lines = sum(box.x0 < x < box.x1 for x in columns) + (height is not None and box.y0 < height < box.y1)
-            return 9 * (box.count_overlaps(taken) + box.count_contains(marks)) + lines
+            return 9 * int(box.count_overlaps(taken) + box.count_contains(points)) + int(lines)
 
         best = min(itertools.product((7, -7), (5, -13, -4)), key=covered)
         taken.append(_at(written, best).get_window_extent())

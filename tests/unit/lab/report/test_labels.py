@@ -10,12 +10,17 @@ from smartedge.lab.report.canvas import drawing
 from smartedge.lab.report.labels import label_points
 
 
-def boxes(labels: list[tuple[str, float, float]], upright: list[float], level: float | None) -> list[BboxBase]:
+def boxes(
+    labels: list[tuple[str, float, float]],
+    upright: list[float],
+    level: float | None,
+    others: list[tuple[float, float]] | None = None,
+) -> list[BboxBase]:
     """Where the texts lie, in units of axes from 0 to 1."""
     with drawing(6.4, 5.0) as canvas:
         axes = canvas.subplots()
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        label_points(canvas, axes, labels, upright, level)
+        label_points(canvas, axes, labels, others or [], upright, level)
         texts = [each for each in axes.get_children() if isinstance(each, Annotation)]
         return [text.get_window_extent().transformed(axes.transData.inverted()) for text in texts]
 
@@ -32,6 +37,13 @@ def test_texts_and_points_are_worse_than_lines() -> None:
     around = [("", 0.5, 0.53), ("", 0.54, 0.5), ("", 0.54, 0.47), ("", 0.46, 0.53), ("", 0.46, 0.5), ("", 0.5, 0.55)]
     with_line, without = (boxes([("λ 0", 0.5, 0.5), *around], upright, None)[0] for upright in ([0.47], []))
     assert with_line.bounds == pytest.approx(without.bounds, rel=1e-9)
+
+
+def test_a_text_is_on_no_other_point() -> None:
+    (free,) = boxes([("λ 0", 0.5, 0.5)], [], None)
+    there = ((free.x0 + free.x1) / 2, (free.y0 + free.y1) / 2)
+    (box,) = boxes([("λ 0", 0.5, 0.5)], [], None, [there])
+    assert not box.contains(*there)
 
 
 def test_without_lines_a_text_is_to_the_right_and_above() -> None:
