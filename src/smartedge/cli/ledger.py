@@ -33,6 +33,7 @@ Show the privacy budget that a run has spent. Works on the edge, which holds the
   Released: gaussian noise of 2.648 times the sensitivity, ε = 1.459 at δ = 1e-05 each time.
   Labels: in clear; the budget does not cover them.
 
+RUN may also be the folder in which 'smartedge infer FRONT --connect' keeps its ledger: FRONT.state, or that of --state.
 Exit code 9 where the ledger is missing or damaged. docs/privacy.md says what ε means and what it does not cover.
 """
 _ROWS = 12  # of a histogram
@@ -43,12 +44,14 @@ _DIGITS = 4  # of an ε
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.ArgumentParser:
     """Describe the verb's arguments."""
     parser: argparse.ArgumentParser = subparsers.add_parser("ledger", description=_DESCRIPTION)
-    parser.add_argument("run_dir", metavar="RUN", type=Path, help="run directory, on the edge")
+    parser.add_argument(
+        "run_dir", metavar="RUN", type=Path, help="run directory, on the edge; or a folder with a ledger.sqlite"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object; null stands for infinity")
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="let this copy of a run directory spend the budget; only where the original is gone for good",
+        help="let this copy of a ledger spend the budget; only where the original is gone for good",
     )
     return parser
 
@@ -58,7 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from smartedge.privacy.balance import read_balance
     from smartedge.privacy.ledger import take_over
 
-    file = args.run_dir / "edge" / "ledger.sqlite"
+    file = args.run_dir / "ledger.sqlite"  # of a front bundle's releases
+    if not file.exists():
+        file = args.run_dir / "edge" / "ledger.sqlite"
     if args.take_over:
         take_over(file)
     balance = read_balance(file)
@@ -169,7 +174,7 @@ def _as_json(balance: Balance) -> dict[str, object]:
             "remaining": _rest(budget.epsilon, worst.epsilon) if math.isfinite(budget.epsilon) else None,
             "groups": [_group(group) for group in groups],
         }
-    worst = balance.worst()
+    worst = balance.spent_most
     return {
         "run": balance.run,
         "budget": {"epsilon": finite_or_none(budget.epsilon), "delta": budget.delta},

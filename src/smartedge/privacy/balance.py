@@ -29,6 +29,7 @@ __all__ = [
     "read_balance",
     "refusing",
     "same_policy",
+    "what_differs",
 ]
 
 SCHEMA = 3  # of the tables, and of the noise that belongs to a nonce
@@ -196,3 +197,15 @@ def same_policy(one: object, other: object) -> bool:
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=ROUNDING)
     return one == other
+
+
+def what_differs(one: Mapping[str, object], other: Mapping[str, object], prefix: str = "") -> list[str]:
+    """The names, with points, under which two policies are not the same (:func:`same_policy`)."""
+    names: list[str] = []
+    for name in sorted(one.keys() | other.keys()):
+        left, right = one.get(name), other.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            names += what_differs(left, right, f"{prefix}{name}.")
+        elif not same_policy(left, right):
+            names.append(prefix + name)
+    return names

@@ -22,7 +22,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from smartedge.errors import PrivacyError
+from smartedge.errors import PrivacyError, list_some
 from smartedge.files import PRIVATE
 from smartedge.metrics import rounded_up
 from smartedge.privacy.accountant import composed_epsilon
@@ -36,10 +36,10 @@ from smartedge.privacy.balance import (
     event_of,
     facts_of,
     refusing,
-    same_policy,
+    what_differs,
 )
 from smartedge.privacy.checksum import CHECKSUM, of_numbers, of_row, seal
-from smartedge.privacy.place import OpenFiles, OpenPlace, frames_noted, note_frames, place_of
+from smartedge.privacy.place import OpenFiles, OpenPlace, frames_noted, note_frames, place_of, refuse_fewer_frames
 from smartedge.types import ReleaseEvent
 
 __all__ = ["Ledger", "take_over"]
@@ -112,7 +112,7 @@ class Ledger:
                         self._db.execute(statement)
                     self._write_facts(run or "", policy)
                 self._db.execute("COMMIT")
-            self._check(run, policy)
+            self._check(run, policy, existing=existing)
             with self._guarded():
                 self._files = OpenFiles(path)
         except BaseException:
@@ -283,12 +283,13 @@ class Ledger:
         epsilon, delta = self.budget.epsilon, self.budget.delta
         return {"epsilon": float(epsilon) if math.isfinite(epsilon) else None, "delta": float(delta)}
 
-    def _check(self, run: str | None, policy: Mapping[str, object]) -> None:
+    def _check(self, run: str | None, policy: Mapping[str, object], *, existing: bool) -> None:
+        noted = frames_noted(self.path)
         with self._one_moment():
             if self._db.execute("PRAGMA quick_check").fetchone() != ("ok",):
                 raise sqlite3.DatabaseError("its pages do not fit together")
             facts = facts_of(self._db)
-            frames, noted = _frames(self._db), frames_noted(self.path)
+            frames = _frames(self._db)
         if facts["schema"] not in (BEFORE_CHECKSUMS, SCHEMA):
             raise PrivacyError(
                 f"{self.path}: was begun by an earlier version of smartedge, whose noise was another one. A frame "
@@ -299,13 +300,9 @@ class Ledger:
                 f"{self.path}: the file has {names} names (hard links). Who opens it by another name does not see the "
                 "newest releases, so nothing is released. Remove the other names"
             )
-        if frames < noted:
-            raise PrivacyError(
-                f"{self.path}: holds {frames} frames, and it held {noted}: an older copy was written into it, or its "
-                "-wal file is gone. What was released since then is not known, so nothing is released. Restore the "
-                "newest copy, or start a new run"
-            )
-        if not frames:  # a start that failed before its first release
+        refuse_fewer_frames(self.path, frames, noted)
+        here = facts.get("place", self._place) == self._place
+        if not frames and (here or not existing):  # a start that failed before its first release
             with self._transaction():
                 self._write_facts(run or str(facts["run"]), policy)
             return
@@ -313,20 +310,19 @@ class Ledger:
             with self._transaction():
                 self._db.execute("UPDATE facts SET value = ? WHERE name = 'schema'", (json.dumps(SCHEMA),))
                 seal(self._db)
-        if facts.get("place", self._place) != self._place:
+        if not here:
             raise PrivacyError(
                 f"{self.path}: is a copy of a ledger that was begun elsewhere, or was put back from one. The other one "
                 "may hold more, or go on spending the same budget, so nothing is released. Where the other one is gone "
-                "for good, and held no more than this one: smartedge ledger "
-                f"{self.path.parent.parent} --take-over"
+                f"for good, and held no more than this one: smartedge ledger {self.path.parent} --take-over"
             )
         if run not in (None, facts["run"]):
             raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
-        given = {"policy": json.loads(json.dumps(policy)), **self._budget_facts()}
-        if not same_policy({name: facts[name] for name in given}, given):
+        given = {**self._budget_facts(), "policy": json.loads(json.dumps(policy))}
+        if names := what_differs({name: facts[name] for name in given}, given):
             raise PrivacyError(
-                f"{self.path}: this run began to release with other settings of model and dp; resume it with its own "
-                "config.yaml, or start a new run"
+                f"{self.path}: this run began to release with other settings of model and dp ({list_some(names)}); "
+                "resume it with its own config.yaml and noise.key, or start a new run"
             )
 
     def _not_yet_released(self, image_nonces: Sequence[bytes] | None, images: int) -> list[int]:
@@ -379,15 +375,17 @@ def take_over(path: Path) -> None:
     """Let a copy of a ledger spend the budget, because its original is gone for good.
 
     Raises:
-        PrivacyError: there is no ledger, or it cannot be read or written.
+        PrivacyError: there is no ledger, it cannot be read or written, or it holds less than it did.
     """
     if not path.exists():
         raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
     with refusing(path):
         place = place_of(path)  # before SQLite opens the file
+        noted = frames_noted(path)
     with refusing(path), closing(sqlite3.connect(path, isolation_level=None, timeout=30)) as db:
         db.execute("BEGIN IMMEDIATE")
         facts_of(db)
+        refuse_fewer_frames(path, _frames(db), noted)
         db.execute("INSERT OR REPLACE INTO facts VALUES ('place', ?)", (json.dumps(place),))
         seal(db)
         db.execute("COMMIT")

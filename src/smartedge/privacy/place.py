@@ -20,7 +20,7 @@ from pathlib import Path
 
 from smartedge.errors import PrivacyError
 
-__all__ = ["OpenFiles", "OpenPlace", "frames_noted", "note_frames", "place_of"]
+__all__ = ["OpenFiles", "OpenPlace", "frames_noted", "note_frames", "place_of", "refuse_fewer_frames"]
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 _NOTE = "user.smartedge.frames"
@@ -128,6 +128,25 @@ def frames_noted(path: Path) -> int:
         return int(os.getxattr(path, _NOTE))
     except (OSError, AttributeError, ValueError):
         return 0
+
+
+def refuse_fewer_frames(path: Path, frames: int, noted: int) -> None:
+    """Refuse a ledger that has lost frames.
+
+    Args:
+        path: the ledger.
+        frames: that it holds.
+        noted: :func:`frames_noted`, asked before the frames were counted, since another process may add some.
+
+    Raises:
+        PrivacyError: more were noted than it holds.
+    """
+    if frames < noted:
+        raise PrivacyError(
+            f"{path}: holds {frames} frames, and it held {noted}: an older copy was written into it, or its -wal file "
+            "is gone. What was released since then is not known, so nothing is released. Restore the newest copy, or "
+            "start a new run"
+        )
 
 
 def _generation(path: Path) -> str:

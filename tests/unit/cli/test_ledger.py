@@ -42,15 +42,18 @@ def make_run(tmp_path):
     return make
 
 
-def test_a_copy_is_taken_over(make_run, capsys, tmp_path_factory):
+@pytest.mark.parametrize("state", ["edge", "faces.state"], ids=["of a run", "of a front bundle"])
+def test_a_copy_is_taken_over_as_its_error_says(make_run, capsys, tmp_path_factory, state):
     run = make_run([("train", range(4), RESPONSE)])
-    copy = tmp_path_factory.mktemp("copy") / "run"
-    shutil.copytree(run, copy)
+    copy = tmp_path_factory.mktemp("copy") / state
+    shutil.copytree(run / "edge", copy)
     reopened = {"policy": {"k": 8}, "budget": Budget(2.0, 1e-5), "existing": True}
-    with pytest.raises(PrivacyError, match="--take-over"):
-        Ledger(copy / "edge" / "ledger.sqlite", "r", **reopened)
-    assert "split train: 4 images" in show(capsys, copy, "--take-over")
-    Ledger(copy / "edge" / "ledger.sqlite", "r", **reopened).close()
+    with pytest.raises(PrivacyError) as refusal:
+        Ledger(copy / "ledger.sqlite", "r", **reopened)
+    _, command = str(refusal.value).split("smartedge ledger ")
+    assert "split train: 4 images" in show(capsys, *command.split())
+    Ledger(copy / "ledger.sqlite", "r", **reopened).close()
+    assert "split train: 4 images" in show(capsys, run), "a run directory is named by itself"
 
 
 def test_the_balance_in_words(make_run, capsys):
@@ -91,6 +94,16 @@ def test_the_balance_as_json(make_run, capsys):
     assert train["epsilon_quantiles"]["0.5"] == 0.5
     assert train["remaining"] == pytest.approx(2.0 - train["worst"]["epsilon"])
     assert found["worst"]["split"] == "train"
+
+
+def test_the_worst_of_all_is_an_image_that_has_a_budget(tmp_path, capsys):
+    """With ``dp.apply_to: training`` a test image without noise was named."""
+    policy, budget = {"apply_to": "training"}, Budget(2.0, 1e-5)
+    with Ledger(tmp_path / "ledger.sqlite", "r", policy=policy, budget=budget, existing=False) as ledger:
+        for seq, (split, event) in enumerate([("test", NOTHING), ("train", RESPONSE)]):
+            ledger.debit(split, np.arange(3), event, seq=seq, nonce=bytes([seq]), exempt=event == NOTHING)
+            found = json.loads(show(capsys, tmp_path, "--json"))["worst"]
+            assert (None if found is None else (found["split"], found["epsilon"])) == [None, ("train", 0.5)][seq]
 
 
 def test_many_different_histories_are_shown_by_ranges(make_run, capsys):

@@ -61,7 +61,7 @@ def test_a_gate_that_is_opened_again_goes_on_where_it_was(tmp_path):
     with pytest.raises(PrivacyError, match="other settings"):
         open_gate(weaker, tmp_path, "run", less_noise, TASK, existing=True)
     (tmp_path / "noise.key").write_bytes(bytes(32))
-    with pytest.raises(PrivacyError, match="other settings"):
+    with pytest.raises(PrivacyError, match=r"other settings of model and dp \(policy\.key\)"):
         open_gate(config, tmp_path, "run", mechanism, TASK, existing=True)
     (tmp_path / "noise.key").unlink()
     with pytest.raises(PrivacyError, match="key"):

@@ -121,8 +121,34 @@ def test_an_older_ledger_that_is_written_into_the_file_is_refused(tmp_path):
     path.write_bytes(newest)
     opened(path, epsilon=1.0, existing=True).close()
     path.write_bytes(old.read_bytes())
-    take_over(path)  # the owner says that nothing was released since then
-    opened(path, epsilon=1.0, existing=True).close()
+    with pytest.raises(PrivacyError, match="holds 1 frames, and it held 2"):
+        take_over(path)  # it is known that more was released
+    assert frames_noted(path) == 2
+
+
+def test_a_copy_of_an_empty_ledger_is_refused_where_the_run_has_begun(tmp_path):
+    """The other one may have spent the budget since it was copied."""
+    opened(tmp_path / "l", epsilon=1.0).close()
+    shutil.copyfile(tmp_path / "l", tmp_path / "copy")
+    with pytest.raises(PrivacyError, match=r"is a copy .* --take-over"):
+        opened(tmp_path / "copy", epsilon=1.0, existing=True)
+    opened(tmp_path / "copy", run="another", epsilon=1.0).close()  # a run that begins has released nothing
+
+
+def test_a_ledger_to_which_another_process_adds_meanwhile_has_lost_nothing(tmp_path, monkeypatch):
+    """The frames are counted as of one moment, and the note may be of a later one."""
+    with opened(tmp_path / "l") as first:
+        first.debit("infer", IDS, HALF, seq=-1, nonce=nonce(0))
+        facts_of = module.facts_of
+
+        def busy(db):
+            facts = facts_of(db)
+            first.debit("infer", IDS, HALF, seq=-2, nonce=nonce(1))
+            return facts
+
+        monkeypatch.setattr("smartedge.privacy.ledger.facts_of", busy)
+        opened(tmp_path / "l", existing=True).close()
+        assert frames_noted(tmp_path / "l") == 2
 
 
 def test_a_release_that_the_disk_did_not_take_is_not_noted(tmp_path):
@@ -355,9 +381,11 @@ def test_it_is_its_owners_alone_wherever_it_lies(tmp_path):
 @pytest.mark.parametrize("other", [Budget(2.0, 1e-5), Budget(math.inf, 1e-5), Budget(1.0, 0.5), Budget(0.5, 1e-5)])
 def test_the_budget_that_a_ledger_began_with_is_the_one_that_counts(tmp_path, other):
     """A changed config.yaml gives no image a second budget, nor the same one at a weaker delta."""
+    began = Budget(1.0, 1e-5)
     with opened(tmp_path / "l", epsilon=1.0) as ledger:
         ledger.debit("infer", IDS, HALF, seq=-1, nonce=nonce(0))
-    with pytest.raises(PrivacyError, match="began to release with other settings"):
+    names = ", ".join(name for name in ("delta", "epsilon") if getattr(other, name) != getattr(began, name))
+    with pytest.raises(PrivacyError, match=rf"began to release with other settings of model and dp \({names}\)"):
         Ledger(tmp_path / "l", "run", policy=POLICY, budget=other, existing=True)
 
 
@@ -400,7 +428,7 @@ def test_each_image_of_a_batch_needs_its_nonce(tmp_path):
 
 
 def test_a_start_that_breaks_off_before_its_check_leaves_a_ledger_that_can_be_read(tmp_path, monkeypatch):
-    def break_off(*_):
+    def break_off(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Ledger, "_check", break_off)
