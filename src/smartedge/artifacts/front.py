@@ -73,8 +73,10 @@ class AttackedAttribute(Part):
         default=None,
         description="false: the certificate left attackers of full depth nothing to find",
     )
-    best: float | None = Field(description="from one release; null where no attacker was made")
-    training_image: float | None = Field(description="from all that is sent of a training image; null: the same")
+    best: float | None = Field(ge=0, le=1, description="from one release; null where no attacker was made")
+    training_image: float | None = Field(
+        ge=0, le=1, description="from all that is sent of a training image; null: the same"
+    )
     undefended: float | None = Field(description="the same attackers, on the front without protection")
     floor: float = Field(description="from the desired label alone")
 
@@ -98,8 +100,8 @@ class CertifiedAttribute(Part):
     """The upper bound for every attacker, for one attribute."""
 
     desired: bool = Field(description="the label that is to be kept")
-    bound: float = Field(description="no attacker exceeds this balanced accuracy, at the confidence stated")
-    confidence: float
+    bound: _Share = Field(description="no attacker exceeds this balanced accuracy, at the confidence stated")
+    confidence: _Share
     releases: int = Field(description="how many releases of one image the attacker has")
     label_known: bool = Field(description="whether the attacker was given the desired label beside the release")
 

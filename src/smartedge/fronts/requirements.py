@@ -84,8 +84,8 @@ class Requirement:
                 f"front '{manifest.name}': --require {self.text}: its bundle says nothing about that; publish it again "
                 "after 'smartedge audit RUN' and 'smartedge certify RUN'"
             )
-        if (value > self.number) if self.at_most else (value < self.number):
-            counted = "∞" if math.isinf(value) else f"{rounded_up(value, 4):.4g}"
+        if not ((value <= self.number) if self.at_most else (value >= self.number)):
+            counted = f"{rounded_up(value, 4):.4g}" if math.isfinite(value) else "∞"
             shown = counted if self.what in ("epsilon", "version") else f"{100 * rounded_up(value):.1f} %"
             raise FrontError(
                 f"front '{manifest.name}': --require {self.text}: it is {shown}; nothing is released with it"
@@ -99,7 +99,7 @@ class Requirement:
                 "its run has dp.apply_to=training, so only training images would get noise; publish a front of a run "
                 "without it"
             )
-        if self.what == "epsilon" and isinstance(dp, dict) and float(str(dp.get("delta", _DELTA))) > _DELTA:
+        if self.what == "epsilon" and isinstance(dp, dict) and not float(str(dp.get("delta", _DELTA))) <= _DELTA:
             return f"its ε holds at δ = {dp['delta']} alone; publish a front of a run with dp.delta={_DELTA:g} or less"
         if self.what == "certificate" and manifest.certificate:
             bounds = manifest.certificate.values()

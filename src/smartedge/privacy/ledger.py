@@ -319,9 +319,9 @@ class Ledger:
         if run not in (None, facts["run"]):
             raise PrivacyError(f"{self.path}: is the ledger of another run; choose another run_dir for this one")
         given = {**self._budget_facts(), "policy": json.loads(json.dumps(policy))}
-        if names := what_differs({name: facts[name] for name in given}, given):
+        if differs := what_differs({name: facts[name] for name in given}, given):
             raise PrivacyError(
-                f"{self.path}: this run began to release with other settings of model and dp ({list_some(names)}); "
+                f"{self.path}: this run began to release with other settings of model and dp ({list_some(differs)}); "
                 "resume it with its own config.yaml and noise.key, or start a new run"
             )
 

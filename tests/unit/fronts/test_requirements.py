@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from smartedge.artifacts.front import AttackedAttribute, AuditReach, CertifiedAttribute, FrontManifest
 from smartedge.artifacts.task import TaskFacts
@@ -17,8 +18,10 @@ ALL = ("linear", "mixture", "trees", "mlp", "deep", "ensemble")
 REACH = AuditReach(learned_from=500, judged_on=200, images_seen=False, left_out=0)
 
 
+ATTACKED: dict[str, Any] = {"sensitive": True, "undefended": 0.9, "floor": 0.6, "finished": ALL}
+
+
 def manifest(**changes: Any) -> FrontManifest:
-    attacked = {"sensitive": True, "undefended": 0.9, "floor": 0.6, "finished": ALL}
     certified = {"confidence": 0.95, "releases": 1, "label_known": False}
     facts: dict[str, Any] = {
         "name": "faces",
@@ -37,9 +40,9 @@ def manifest(**changes: Any) -> FrontManifest:
         "threshold": 0.9,
         "audit_reach": REACH,
         "audit": {
-            "Male": AttackedAttribute(best=0.66, training_image=0.67961, **attacked),
-            "Young": AttackedAttribute(best=0.55, training_image=None, **attacked),
-            "Smiling": AttackedAttribute(best=0.92, training_image=None, **attacked),
+            "Male": AttackedAttribute(best=0.66, training_image=0.67961, **ATTACKED),
+            "Young": AttackedAttribute(best=0.55, training_image=None, **ATTACKED),
+            "Smiling": AttackedAttribute(best=0.92, training_image=None, **ATTACKED),
         },
         "certificate_left_out": 0,
         "certificate": {
@@ -112,6 +115,20 @@ def test_epsilon_at_a_large_delta_does_not_count() -> None:
     Requirement.parse("epsilon<=8").check(of_pure_noise, labels_sent=False)
     with pytest.raises(FrontError, match=r"its ε holds at δ = 0\.001 alone"):
         Requirement.parse("epsilon<=8").check(manifest(settings={"dp": {"delta": 1e-3}}), labels_sent=False)
+
+
+def test_what_is_no_number_meets_nothing() -> None:
+    """NaN is not above any limit."""
+    without = {"policy": {"granularity": "vector", "epsilon_each": math.nan}}
+    for changes in (without, {"settings": {"dp": {"delta": math.nan}}}):
+        with pytest.raises(FrontError):
+            Requirement.parse("epsilon<=8").check(manifest(**changes), labels_sent=False)
+    for name in ("best", "training_image"):
+        with pytest.raises(ValidationError, match=name):
+            AttackedAttribute(**{"best": 0.6, "training_image": 0.6, **ATTACKED, name: math.nan})
+    for name in ("bound", "confidence"):
+        with pytest.raises(ValidationError, match=name):
+            certified(**{name: math.nan})
 
 
 @pytest.mark.parametrize("text", ["certificate<70%", "certificate<=7", "epsilon<=8%", "version.Male>=1", "trust", ""])

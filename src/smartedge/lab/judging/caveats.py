@@ -16,6 +16,11 @@ def caveats(audit: Audit) -> list[str]:
         )
     if effort and effort.undefended_differs and any(block.undefended for block in audit.attributes.values()):
         said.append(f"The undefended run differs in more than its protection: {'; '.join(effort.undefended_differs)}.")
+    if isinstance(audited, AuditedFeatures) and audited.persons is None:
+        said.append(
+            "Who is shown is not known. Where a person has several images, attackers may have recognised the person, "
+            "and a certificate holds with less confidence than stated."
+        )
     if isinstance(audited, AuditedFeatures) and audited.copies:
         said.append(
             f"{audited.copies} protected images have exactly the features of an image of another split. If they are "

@@ -24,12 +24,6 @@ def write_features_page(audit: Audit, path: Path) -> Path:
     assert isinstance(audited, AuditedFeatures)
     shape = "×".join(map(str, audited.feature_shape))
     images = {"train": "attackers learned from", "val": "chose them", "test": "judged them"}
-    persons = (
-        "not known, so images of one person may be in two splits: attackers may recognise persons, and the "
-        "certificate's confidence is lower than stated"
-        if audited.persons is None
-        else count(audited.persons)
-    )
     certificate = audit.certificate.one_release if audit.certificate else None
     return write_page(
         path,
@@ -42,7 +36,7 @@ def write_features_page(audit: Audit, path: Path) -> Path:
             "facts": [
                 *((f"{split}: {why}", f"{count(audited.images[split])} images") for split, why in images.items()),
                 ("Splits", _SPLITS[audited.splits]),
-                ("Persons", persons),
+                ("Persons", "not known" if audited.persons is None else count(audited.persons)),
                 ("Digest", audited.digest),
             ],
         },

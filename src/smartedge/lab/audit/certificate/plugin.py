@@ -113,9 +113,8 @@ def plug_in(
     classes = len(sample.units)
     tables = [_table(law, part, classes) for part in _groups(sample)]
     if all(table is not None for table in tables):
-        return PlugIn(
-            sum(float(table_KO.max(axis=0).sum()) for table_KO in tables if table_KO is not None) / classes, 0.0, 0
-        )
+        right = sum(float(table_KO.max(axis=0).sum()) for table_KO in tables if table_KO is not None)
+        return PlugIn(_share(right, classes), 0.0, 0)
     # Draw a class, then an image of it by weight. All draws then have one law: the even mixture of the classes.
     row_M = rng.choice(len(sample.classes_N), size=draws, p=sample.weights_N / sample.weights_N.sum())
     values, done = [], 0
@@ -136,7 +135,12 @@ def label_floor(sample: Sample) -> float:
     """Balanced accuracy, on the sample, of the best attacker that knows only the groups."""
     share_GK = np.zeros((int(sample.groups_N.max()) + 1, len(sample.units)))
     np.add.at(share_GK, (sample.groups_N, sample.classes_N), sample.weights_N)
-    return float(share_GK.max(axis=1).sum()) / len(sample.units)
+    return _share(float(share_GK.max(axis=1).sum()), len(sample.units))
+
+
+def _share(right: float, classes: int) -> float:
+    """A balanced accuracy from a sum of shares of the classes, whose rounding errors may bring it above all of them."""
+    return min(1.0, right / classes)
 
 
 def class_densities(law: ReleaseLaw, sample: Sample, statistic_ME: Floats, classes: int) -> Floats:

@@ -89,6 +89,14 @@ def test_the_label_adds_what_it_tells() -> None:
         assert found.value == pytest.approx(truth, abs=0.01)
 
 
+def test_a_share_of_all_is_one() -> None:
+    """The label tells the class of 26 images, 9 and 17. The sum of the shares was 2 and a rounding error."""
+    groups_N = np.arange(26) % 3
+    classes_N = np.minimum(groups_N, 1)
+    sample = sample_of(_gaussian(3), np.zeros((26, 3)), classes_N, groups_N=groups_N, rng=_rng())
+    assert label_floor(sample) == 1.0
+
+
 def test_a_person_counts_once_and_is_of_one_class() -> None:
     law = _gaussian(2)
     persons = np.array([0, 0, 0, 1, 2, 2, 3, 9])

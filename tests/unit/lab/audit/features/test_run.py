@@ -116,6 +116,14 @@ def test_copies_of_an_image_in_another_split_are_told() -> None:
     assert "1 protected images have exactly the features of an image of another split" in found.verdict
 
 
+def test_that_persons_are_not_known_is_told() -> None:
+    """The page alone said it: attackers that recognise persons seem to read the attribute."""
+    given = faces(0.0)
+    assert "attackers may have recognised the person" in audited(given, attacks=("trees",)).verdict
+    persons = np.arange(COUNT) // 2
+    assert "recognised" not in audited({**given, "persons": persons}, attacks=("trees",)).verdict
+
+
 def test_what_is_not_looked_at_is_told() -> None:
     """Digits beyond float32 hold the secret: it was called hidden, without a word on them."""
     rng = np.random.default_rng(0)
@@ -329,7 +337,7 @@ def test_the_page_says_what_was_audited_and_what_is_certified(
     page = Path(f"{file}.audit") / "audit.html"
     assert str(page) in capsys.readouterr().out
     text = page.read_text(encoding="utf-8")
-    for said in ("Audit of faces.npz", "made by the audit, image by image", "not known, so images of one person"):
+    for said in ("Audit of faces.npz", "made by the audit, image by image", "Who is shown is not known"):
         assert said in text
     bound = Audit.read(page.with_name("audit.json")).certificate
     assert bound is not None and bound.one_release is not None
