@@ -31,6 +31,7 @@ __all__ = [
     "replacing",
     "sync_file",
     "sync_folder",
+    "system_error",
     "temporary_name",
     "try_folder",
     "write_atomically",
@@ -58,7 +59,17 @@ _ADVICE = {
     errno.ELOOP: "links lead in a circle: choose another place",
     errno.EMFILE: "this process has too many open files: raise its limit (ulimit -n)",
     errno.ENFILE: "this machine has too many open files: raise the system's limit",
+    errno.ENOMEM: "there is not enough memory: end other programs, raise the limit of this one (ulimit -v), or begin a "
+    "new run with a smaller train.batch_size",
+    errno.EAGAIN: "no further process or thread may be started: end others, or raise this user's limit (ulimit -u)",
 }
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "bad_alloc",
+    "failed to map segment",
+)  # of torch, and of its libraries
+_NO_THREAD = ("can't start new thread", "Resource temporarily unavailable")
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:
@@ -226,6 +237,22 @@ def sync_file(descriptor: int) -> None:
 def is_disk_error(error: BaseException) -> bool:
     """Whether an error is one of the disk or of the rights on it, and no fault of the program."""
     return isinstance(error, OSError) and error.errno in _ADVICE
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """What the machine has refused: disk, rights, files, memory or threads. None: the error is a fault of the program.
+
+    Memory and threads that are refused reach Python as errors of several classes; they become one of the system.
+    """
+    if isinstance(error, OSError):
+        return error if is_disk_error(error) else None
+    text = str(error).partition("\n")[0]
+    library = isinstance(error, (RuntimeError, ImportError))
+    if isinstance(error, MemoryError) or (library and any(words in text for words in _NO_MEMORY)):
+        return OSError(errno.ENOMEM, text or os.strerror(errno.ENOMEM))
+    if library and any(words in text for words in _NO_THREAD):
+        return OSError(errno.EAGAIN, text)
+    return None
 
 
 def disk_error(error: OSError) -> str:

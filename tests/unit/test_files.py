@@ -18,6 +18,7 @@ from smartedge.files import (
     private_folder,
     refuse_if_others_can_read,
     replacing,
+    system_error,
     try_folder,
     write_atomically,
     write_json_atomically,
@@ -161,3 +162,35 @@ def test_a_file_in_a_folder_that_is_not_there_is_said_as_such(tmp_path):
         write_atomically(tmp_path / "nowhere" / "page", "new")
     assert is_disk_error(caught.value), "a run whose folder was moved while it went on ended with a traceback"
     assert disk_error(caught.value).startswith("it is not there, or its folder is not: put back what was moved")
+
+
+CPU = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to ..."
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "there is not enough memory: end other programs"),
+        (RuntimeError(CPU), "there is not enough memory: end other programs"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation"), "2.00 GiB.)"),
+        (
+            ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+            "raise the limit of this one (ulimit -v)",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "a smaller train.batch_size"),
+        (RuntimeError("can't start new thread"), "no further process or thread may be started: end others"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "raise this user's limit (ulimit -u)"),
+        (OSError(errno.ENOSPC, "full"), "the disk is full"),
+    ],
+    ids=["Python", "torch", "GPU", "library", "system", "thread", "process", "disk"],
+)
+def test_what_a_machine_refuses_is_no_fault_of_the_program(error, words):
+    found = system_error(error)
+    assert found is not None and words in disk_error(found) and "\n" not in disk_error(found)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), OSError(0, "other"), ValueError("out of memory"), ImportError("nats")]
+)
+def test_a_fault_of_the_program_stays_one(error):
+    assert system_error(error) is None

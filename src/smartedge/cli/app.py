@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from smartedge.cli.help import Help
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
 from smartedge.extras import how_to_install
-from smartedge.files import disk_error, final_name, is_disk_error
+from smartedge.files import disk_error, final_name, system_error
 from smartedge.logs import json_line, plain, say
 from smartedge.stopping import Stopped, stop_on_signals
 
@@ -160,11 +160,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _say(args, "error", f"error [{error.code}]: {error}", code=error.code)
         return error.exit_code
-    except ImportError as error:
-        if (text := _what_is_missing(error)) is None:
-            raise
-        say(f"error [SE-CONFIG]: {text}", file=sys.stderr)
-        return ConfigError.exit_code
     except Stopped as stopped:
         _say(args, "info", stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}")
         return 0 if _verb(arguments) in _LONG else 130
@@ -174,20 +169,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        if not is_disk_error(error):
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
+        if (code := _tell_what_is_refused(error, arguments, args)) is None:
             raise
-        if "--debug" in arguments:
-            traceback.print_exc()
-        name = error.filename
-        folder, file = os.path.split(os.fsdecode(name) if isinstance(name, bytes) else str(name))
-        where = "" if name is None else f"{plain(os.path.join(folder, final_name(file)))}: "
-        next_step = "" if error.errno in _ANOTHER_PLACE else _how_to_go_on(arguments, args)
-        what_now = f"{disk_error(error)}{next_step}"
-        _say(args, "error", f"error [{LogError.code}]: {where}{what_now}", code=LogError.code)
-        return LogError.exit_code
+        return code
     finally:
         os.umask(before)
+
+
+def _tell_what_is_refused(error: Exception, argv: Sequence[str], args: argparse.Namespace) -> int | None:
+    """Tell which package is missing, or what the machine refused. The exit code; None where it is neither."""
+    if (refused := system_error(error)) is None:
+        if not isinstance(error, ImportError) or (text := _what_is_missing(error)) is None:
+            return None
+        say(f"error [SE-CONFIG]: {text}", file=sys.stderr)
+        return ConfigError.exit_code
+    if "--debug" in argv:
+        traceback.print_exc()
+    name = refused.filename
+    folder, file = os.path.split(os.fsdecode(name) if isinstance(name, bytes) else str(name))
+    where = "" if name is None else f"{plain(os.path.join(folder, final_name(file)))}: "
+    next_step = "" if refused.errno in _ANOTHER_PLACE else _how_to_go_on(argv, args)
+    _say(args, "error", f"error [{LogError.code}]: {where}{disk_error(refused)}{next_step}", code=LogError.code)
+    return LogError.exit_code
 
 
 def _instead_of(word: str, verbs: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from smartedge.cloud.ingest.intake import Intake
 from smartedge.errors import LinkError, LogError, RunError
-from smartedge.files import disk_error, is_disk_error
+from smartedge.files import disk_error, is_disk_error, system_error
 from smartedge.types import FeatureBatch, Frame
 from smartedge.wire.slots import about_to_wait
 
@@ -124,13 +124,14 @@ class Handover:
         """Raise where training has failed.
 
         Raises:
-            LogError: the disk did not take its files, or gave back others. Edges wait, as for a cloud that is away.
+            LogError: disk or memory did not suffice, or the disk gave back other files. Edges wait, as for a cloud that
+                is away.
             RunError: for any other reason.
         """
         if self.failure is None:
             return
-        if isinstance(self.failure, OSError) and is_disk_error(self.failure):  # it may have room again
-            raise LogError(f"the cloud's disk does not take its files: {disk_error(self.failure)}")
+        if (refused := system_error(self.failure)) is not None:  # it may have room again
+            raise LogError(f"the cloud's machine does not take more: {disk_error(refused)}")
         if isinstance(self.failure, LogError):  # the same, or what is damaged may be restored
             raise LogError(f"the cloud's training cannot go on: {self.failure}")
         raise RunError(f"the cloud's training has failed: {self.failure}")

@@ -32,7 +32,7 @@ from smartedge.cloud.store.remote import Remote
 from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup, WorkersLost, place_of_worker
 from smartedge.config import Config, load_run_config
 from smartedge.errors import ConfigError, RunError, SmartEdgeError
-from smartedge.files import disk_error, is_disk_error
+from smartedge.files import disk_error, system_error
 from smartedge.logs import say
 from smartedge.methods.base import get_method
 from smartedge.methods.schedules import get_schedule
@@ -213,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error [{error.code}]: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:  # it would come again after a restart
-        if isinstance(error, OSError) and is_disk_error(error):
-            text = f"{error.filename or args.run}: worker {rank} cannot use the disk: {disk_error(error)}"
+        if (refused := system_error(error)) is not None:
+            text = f"{refused.filename or args.run}: worker {rank} cannot go on: {disk_error(refused)}"
             fail(RunError.code, text)
             say(f"error [{RunError.code}]: {text}", file=sys.stderr)
             return RunError.exit_code

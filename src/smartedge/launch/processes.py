@@ -185,7 +185,11 @@ class _Side:
         if found and (error := from_code(found[1], f"{self.side}: {found[2]}")):
             return error
         tail = "\n".join(text.splitlines()[-12:])
-        return RunError(f"the {self.side} process ended with code {self.process.returncode}:\n{tail}")
+        code = self.process.returncode
+        if code < 0:
+            told = f"was ended by {signal.Signals(-code).name}. Where nobody did so, the memory may have run out; "
+            return RunError(f"the {self.side} process {told}go on with --resume\n{tail}".strip())
+        return RunError(f"the {self.side} process ended with code {code}:\n{tail}")
 
     def _read_updates(self, monitor: Monitor) -> None:
         assert self.process.stdout is not None

@@ -218,6 +218,18 @@ def test_debug_shows_where_an_error_came_from(
     assert err.endswith("error [SE-LINK]: gone\n")
 
 
+def test_memory_that_is_refused_is_told_in_one_line(
+    verb_that_raises: list[BaseException], capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb_that_raises.append(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert app.main(["cuts"]) == 8
+    err = capsys.readouterr().err
+    assert err.startswith("error [SE-LOG]: there is not enough memory: end other programs") and err.count("\n") == 1
+    verb_that_raises[0] = RuntimeError("a fault of the program")
+    with pytest.raises(RuntimeError, match="a fault"):
+        app.main(["cuts"])
+
+
 def test_ctrl_c_and_success(verb_that_raises: list[BaseException], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.main(["cuts"]) == 0
     verb_that_raises.append(KeyboardInterrupt())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -103,6 +105,15 @@ def test_a_copy_holds_what_the_store_holds_and_can_be_copied_on_as_the_store_gro
     reader.refresh()
     original.refresh()
     assert store.complete and content(reader) == content(original) == content(copied(place))
+
+
+def test_a_disk_that_takes_no_copy_is_told_with_what_to_do(
+    cloud: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_only = OSError(errno.EROFS, "Read-only file system", str(tmp_path / "copy"))
+    monkeypatch.setattr(remote_module, "private_folder", Mock(side_effect=read_only))
+    with pytest.raises(LogError, match="cannot be written: the disk can only be read: see the system's log"):
+        copy_store(cloud, Remote(str(tmp_path / "copy")))
 
 
 def test_files_of_a_local_copy_are_private(cloud: Path, tmp_path: Path) -> None:

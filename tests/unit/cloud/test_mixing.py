@@ -35,6 +35,7 @@ from smartedge.cloud.order import mixing
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store.feature_log import FeatureLog
+from smartedge.cloud.trainer import BackTrainer
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide
@@ -498,6 +499,25 @@ def test_training_that_fails_on_no_frame_alone_blames_no_edge(tmp_path: Path, mo
     runner.close()
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["the step", "a frame alone"])
+def test_no_edge_is_blamed_where_the_machine_has_no_memory(
+    alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was put in quarantine for the rest of the run, or the advice was a lower rate."""
+    config = fleet_config(fleet={"expect": 2})
+    runner = CloudRunner(config, tmp_path, Quiet(), resume=False, inline=False)
+    for edge in edges_of(config, 2):
+        edge.send(runner)
+    full = RuntimeError("DefaultCPUAllocator: can't allocate memory")
+    step = Mock(side_effect=ValueError("a bad frame") if alone else full)
+    monkeypatch.setattr("smartedge.cloud.training.mixed.take_step", step)
+    monkeypatch.setattr(BackTrainer, "learn_whole", Mock(side_effect=full))  # each frame is tried alone
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        runner.run(threading.Event())
+    assert runner._handover.quarantined == {}
+    runner.close()
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_path, comes_back, monkeypatch) -> None:
     """All frames of an edge are in, and it did not hear so. Either it comes back and hears it, or it is given up.
@@ -548,13 +568,17 @@ def test_a_cloud_that_is_done_waits_a_while_for_an_edge_that_may_not_know(tmp_pa
     runner.close()
 
 
-def test_edges_wait_for_a_cloud_whose_disk_is_full(tmp_path: Path) -> None:
+def test_edges_wait_for_a_cloud_whose_machine_is_full(tmp_path: Path) -> None:
     """As for one that is away. They took it for training that failed, and ended for good."""
-    handover = Handover()
-    for error, kind in ((OSError(errno.ENOSPC, "full"), LogError), (OSError(0, "other"), RunError)):
-        with pytest.raises(OSError), handover.in_use():  # noqa: PT011
+    for error, kind, words in (
+        (OSError(errno.ENOSPC, "full"), LogError, "the disk is full"),
+        (RuntimeError("CUDA out of memory"), LogError, "there is not enough memory"),
+        (OSError(0, "other"), RunError, "training has failed"),
+    ):
+        handover = Handover()
+        with pytest.raises(type(error)), handover.in_use():
             raise error
-        with pytest.raises(kind, match="the disk is full" if kind is LogError else "training has failed"):
+        with pytest.raises(kind, match=words):
             handover.raise_failure()
     (tmp_path / "closed").write_text("in the place of a folder")
     with pytest.raises(LogError, match="edge 'door': cannot be written"):

@@ -240,7 +240,7 @@ def test_a_full_disk_is_told_in_words(
     monkeypatch.setattr(BackTrainer, "save", full)
     assert main([str(run)]) == 10
     found = capsys.readouterr().err
-    assert f"error [SE-RUN]: {run / 'cloud' / 'checkpoints'}: worker 0 cannot use the disk: the disk is full" in found
+    assert f"error [SE-RUN]: {run / 'cloud' / 'checkpoints'}: worker 0 cannot go on: the disk is full" in found
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,15 @@ LOST = FAILS.format(code=LinkError.code, text="lost")
             r"(?s)cloud process ended with code 5:\none\ntwo$",
         ),
         (LOST, "exec sleep 60", LinkError, r"^edge: lost$"),
+        (
+            "exec sleep 60",
+            "kill -9 $$",
+            RunError,
+            r"^the cloud process was ended by SIGKILL\. .* memory may have run out; go on with --resume$",
+        ),
         (FAILS.format(code="SE-NEW", text="unknown"), "exec sleep 60", RunError, r"SE-NEW"),
     ],
-    ids=["edge", "its peer failed", "no error of ours", "link", "unknown code"],
+    ids=["edge", "its peer failed", "no error of ours", "link", "killed", "unknown code"],
 )
 def test_the_failure_of_one_side_ends_the_other_and_is_told(
     both: Both, edge: str, cloud: str, error: type[Exception], text: str

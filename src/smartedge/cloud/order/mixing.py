@@ -26,6 +26,7 @@ from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.training import mixed
 from smartedge.config import Config
 from smartedge.errors import RunError
+from smartedge.files import system_error
 from smartedge.methods.schedules import get_schedule
 from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch, StreamHeader
@@ -319,6 +320,8 @@ class Mixing:
         try:
             loss_B = mixed.learn(trainer, batch)
         except (ValueError, RuntimeError, ArithmeticError) as error:
+            if system_error(error) is not None:  # no edge is to blame for the machine
+                raise
             raise WindowError(frames, str(error)) from error
         if not np.isfinite(loss_B).all():
             raise WindowError(frames, "the loss is not finite")

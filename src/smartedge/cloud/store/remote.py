@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from smartedge.errors import ConfigError, LogError
-from smartedge.files import private_folder, write_atomically
+from smartedge.files import disk_error, private_folder, write_atomically
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -135,7 +135,8 @@ class Remote:
                 self._has_answered = True
                 return found
             except Exception as error:  # each package of fsspec has errors of its own
-                text = f"{self.url}/{name}: cannot be {doing}: {error}"
+                why = disk_error(error) if isinstance(error, OSError) and self._local is not None else error
+                text = f"{self.url}/{name}: cannot be {doing}: {why}"
                 if self._local is not None or not self._has_answered or isinstance(error, FileNotFoundError):
                     raise LogError(text) from error
                 if time.monotonic() + _PAUSE_S >= end:

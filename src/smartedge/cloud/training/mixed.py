@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from smartedge.cloud.inputs import Ready
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.files import system_error
 from smartedge.methods.loop import take_step
 from smartedge.runs.predictions import Predictions
 from smartedge.types import FeatureBatch
@@ -36,7 +37,9 @@ def can_learn(trainer: BackTrainer, batch: FeatureBatch) -> bool:
             result = trainer.learn_whole(Ready(batch), trainer.progress)
         whole = all(bool(tensor.isfinite().all()) for tensor in back.state_dict().values())
         return whole and bool(result.logits_BK.isfinite().all())
-    except (ValueError, RuntimeError, ArithmeticError):
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        if system_error(error) is not None:
+            raise
         return False
     finally:
         trainer.predictions = predictions
