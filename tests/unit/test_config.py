@@ -68,6 +68,8 @@ def test_overrides_win_and_are_read_as_yaml(tmp_path):
         ({"train": {"distill": {"epochs": 10**12}}}, ["train.distill.epochs", "less than or equal to 100000"]),
         ({"method": "upload", "codec": {"name": "uint8"}}, ["codec.name", "'image' or 'jpeg'"]),
         ({"codec": {"name": "jpeg"}}, ["codec.name", "use 'uint8'"]),
+        ({"codec": {"name": "code"}}, ["codec.name: 'code' encodes codewords", "set model.codebook"]),
+        ({"codec": {"name": "UINT8"}}, ["there is no codec 'UINT8'; did you mean 'uint8'?"]),
         ({"codec": {"name": "learned"}}, ["codec.bytes: codec 'learned' needs a target"]),
         ({"codec": {"name": "uint8", "bytes": 90}}, ["codec.bytes: only for codec.name 'learned', not 'uint8'"]),
         ({"codec": {"bytes": 90}}, ["codec.bytes: only for codec.name 'learned'"]),

@@ -129,7 +129,7 @@ def get_codec(name: str) -> Codec:
         return codec
     import difflib  # for this message alone
 
-    near = difflib.get_close_matches(name, codec_names(), n=1)
+    near = difflib.get_close_matches(name.lower(), codec_names(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise CodecError(f"codec.name: there is no codec {name!r}; {hint}choose one of {', '.join(codec_names())}")
 

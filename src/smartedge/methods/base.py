@@ -127,6 +127,8 @@ class Method:
             problems.append(
                 f"codec.name: '{codec}' encodes images, but method '{self.name}' sends feature maps; use 'uint8'"
             )
+        if codec == "code" and self.sends == "features" and config.model.codebook is None:
+            problems.append("codec.name: 'code' encodes codewords; set model.codebook, which makes them, or 'uint8'")
         if codec == "learned" and self.sends == "features" and not self.has_exit:
             problems.append(
                 f"codec.name: 'learned' needs a front that learns from an exit, and method '{self.name}' has none; "
