@@ -61,7 +61,7 @@ _ADVICE = {
     errno.ENFILE: "this machine has too many open files: raise the system's limit",
     errno.ENOMEM: "there is not enough memory: end other programs, raise the limit of this one (ulimit -v), or begin a "
     "new run with a smaller train.batch_size",
-    errno.EAGAIN: "no further process or thread may be started: end others, or raise this user's limit (ulimit -u)",
+    errno.EAGAIN: "no further process or thread may be started: end others, or raise the limits (ulimit -u, ulimit -v)",
 }
 _NO_MEMORY = (
     "out of memory",

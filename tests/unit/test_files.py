@@ -179,7 +179,10 @@ CPU = "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allo
         ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "a smaller train.batch_size"),
         (RuntimeError("can't start new thread"), "no further process or thread may be started: end others"),
-        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "raise this user's limit (ulimit -u)"),
+        (
+            BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+            "raise the limits (ulimit -u, ulimit -v)",
+        ),
         (OSError(errno.ENOSPC, "full"), "the disk is full"),
     ],
     ids=["Python", "torch", "GPU", "library", "system", "thread", "process", "disk"],

@@ -180,6 +180,8 @@ class JetStreamReceiver:
             jetstream = client.jetstream(timeout=_PATIENCE_S)
             await self._unless({lost, stopping}, make_streams(jetstream, self._address))
             self.ready.set()
+            if self.trouble:
+                _log.info("%s: the broker is reached again", self._where)
             self.trouble = ""
             while not lost.done() and not stopping.done():
                 await self._unless({lost, stopping}, self._assign(client, jetstream, edges))

@@ -427,7 +427,9 @@ def test_another_process_takes_an_edge_over(address: Address) -> None:
     assert handler.held["door"] == [bytes(frame(seq).payload) for seq in range(30)]
 
 
-def test_a_process_that_loses_the_broker_leaves_its_edges_to_others(own_broker: Broker) -> None:
+def test_a_process_that_loses_the_broker_leaves_its_edges_to_others(
+    own_broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     """When it is back, another one may have them by right: with the claim kept, nobody would take them."""
     handler, claimed, address = Handler(), set[str](), own_broker.address()
 
@@ -449,6 +451,10 @@ def test_a_process_that_loses_the_broker_leaves_its_edges_to_others(own_broker: 
         own_broker.kill()
         assert handler.has(lambda: bool(receiver.trouble))
         assert handler.has(lambda: not claimed)
+        with caplog.at_level("INFO"):
+            own_broker.start()
+            assert handler.has(lambda: not receiver.trouble)
+    assert f"broker {address.location}: the broker is reached again" in caplog.messages
 
 
 def at_the_broker(address: Address, work: Callable[[JetStreamContext], Awaitable[Any]]) -> Any:
