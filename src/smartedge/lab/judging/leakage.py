@@ -275,7 +275,10 @@ def beside(leak: Leak) -> str:
     text = f"{leak.name}: {percent(leak.best)} balanced accuracy"
     if leak.interval:
         text += f" (95 % interval {percent(leak.interval[0])} to {percent(leak.interval[1])})"
-    text += f" by '{leak.by}', the best of {len(leak.attacks)} kinds of attacker"
+    kinds = len(leak.attacks)
+    text += f" by '{leak.by}', " + (
+        f"the best of {kinds} kinds of attacker" if kinds > 1 else "the only kind of attacker"
+    )
     beside = []
     if leak.training_image is not None:
         beside.append(

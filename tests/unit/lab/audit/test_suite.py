@@ -93,7 +93,7 @@ def test_the_verdict_is_the_reports_about_the_sensitive_attribute_that_fares_wor
     assert said.startswith(
         "What was sent hides young in part: the best attacker reads young with 85.0 % balanced accuracy, 20.5 points "
         "above what the desired label alone gives away (64.5 %), 28 % of the way down from the undefended front "
-        "(93.0 %). young: 80.0 % balanced accuracy (95 % interval 60.0 % to 70.0 %) by 'deep', the best of 1 kinds of "
+        "(93.0 %). young: 80.0 % balanced accuracy (95 % interval 60.0 % to 70.0 %) by 'deep', the only kind of "
         "attacker."
     )
     close = verdict(example_audit(dp=noise_test(holds=False), skipped=(Skipped(attack="mlp", reason=""),)))
