@@ -58,3 +58,12 @@ def test_the_input_stays_and_the_seed_decides(kind: str) -> None:
     assert not torch.equal(first, augmented(x_BCHW, kind, 2))
     assert first.dtype == torch.uint8
     assert first.shape == x_BCHW.shape
+
+
+def test_a_rectangle_moves_by_up_to_an_eighth_of_each_side():
+    """A pixel says its column and its row. The middle one of 16 x 32 shows how far each image moved."""
+    columns, rows = torch.meshgrid(torch.arange(32), torch.arange(16), indexing="xy")
+    images = torch.stack([columns, rows]).to(torch.uint8).expand(500, -1, -1, -1)
+    moved = augment(images, generator=torch.Generator().manual_seed(0), kind="flip-crop")[:, :, 8, 16]
+    assert moved[:, 0].unique().tolist() == list(range(15 - 4, 16 + 4 + 1)), "15 where it was mirrored"
+    assert moved[:, 1].unique().tolist() == list(range(8 - 2, 8 + 2 + 1))

@@ -164,6 +164,24 @@ def test_what_cannot_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert decode(encode(Image.new("RGB", (16, 16))), 8).startswith("image too large (over ")
 
 
+def test_of_a_tiff_file_whose_zero_is_white_shades_are_turned_round() -> None:
+    shades = np.array([[0, 255, 256, 2**16 - 1]], np.uint16).repeat(2, axis=0)
+    blacks, whites = (b"\x06\x01\x03\x00\x01\x00\x00\x00" + bytes([meaning]) for meaning in (1, 0))  # tag 262
+    file = encode(Image.fromarray(shades), "TIFF")
+    assert file.count(blacks) == 1
+    size = ImageSize(2, 4, 1)
+    assert decode(file, size)[0, :, 0].tolist() == [0, 0, 1, 255]
+    assert decode(file.replace(blacks, whites), size)[0, :, 0].tolist() == [255, 255, 254, 0]
+
+
+def test_a_large_jpeg_keeps_what_the_asked_size_can_show() -> None:
+    """It is decoded at a fraction of its size, which must not be below what is asked for in either direction."""
+    blocks = np.random.default_rng(0).integers(256, size=(64, 64), dtype=np.uint8)
+    picture = Image.fromarray(np.kron(blocks, np.ones((4, 4), np.uint8))).convert("RGB")
+    whole, fraction = (decode(encode(picture, kind), ImageSize(16, 64)) for kind in ("PNG", "JPEG"))
+    assert np.abs(whole.astype(int) - fraction.astype(int)).mean() < 4
+
+
 def test_pages_of_a_tiff_file_are_channels() -> None:
     np.testing.assert_array_equal(decode(tiff(planes(PIXELS[0])), FIVE), PIXELS[0])
     np.testing.assert_array_equal(decode(tiff(planes(PIXELS[0, ..., :3])), ImageSize(8, 12)), PIXELS[0, ..., :3])

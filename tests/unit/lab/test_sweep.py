@@ -25,6 +25,7 @@ from smartedge.config import Config, load_config
 from smartedge.errors import ConfigError, RunError
 from smartedge.lab.audit import suite
 from smartedge.lab.sweep import folder_of, parse_axes, running, sweep
+from smartedge.lab.sweep.points import Point
 from smartedge.runs.progress import Quiet
 
 BASE = {"data": {"sensitive": "masculine"}, "model": {"bottleneck": "8x4x4"}, "adversary": {"exits": ["conv"]}}
@@ -309,7 +310,18 @@ def test_rows_are_means_and_sample_deviations_over_the_seeds(made, tmp_path):
     leaks = row.attributes["masculine"]
     assert leaks.best.mean == pytest.approx(0.75) and leaks.floor.mean == pytest.approx(0.645)
     assert leaks.prediction_floor is None
-    assert math.isclose(row.bound.mean, 0.982)
+    assert [row.bound.mean, row.noise_bound.mean, row.exit.mean] == pytest.approx([0.982, 0.7, 0.9])
+    point = found.points[0]
+    assert (point.bytes_up, point.seconds_per_epoch) == (171.0, 1.5)
+    assert (point.exit, point.bound, point.noise_bound) == (0.9, 0.982, 0.7)
+
+
+def test_what_protects_is_no_setting_of_an_undefended_run(tmp_path):
+    protects = ("adversary.weight", "dp.epsilon", "model.bottleneck", "model.codebook", "train.distill.weight")
+    point = Point(dict.fromkeys((*protects, "train.lr"), "0.1"), 2, load_config(BASE))
+    found = point.undefended(tmp_path)
+    assert (found.settings, found.seed) == ({"train.lr": "0.1"}, 2)
+    assert found.folder == tmp_path / "undefended" / "train.lr=0.1,seed=2"
 
 
 def test_the_csv_has_a_line_per_run(made, tmp_path):

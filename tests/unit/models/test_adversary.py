@@ -273,6 +273,8 @@ def test_hsic_is_the_trace_of_four_matrices_also_within_groups():
         rows = torch.nonzero(groups == group).squeeze(1)
         parts += len(rows) / 20 * plain_hsic(kernel[rows][:, rows], same[rows][:, rows])
     assert hsic(kernel, sensitive, groups).item() == pytest.approx(parts, rel=1e-4)
+    too_few = hsic(kernel[:3, :3], torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.int64))
+    assert too_few.item() == 0
 
 
 def test_hsic_tells_dependence_from_none_and_its_gradient_lowers_it():

@@ -246,6 +246,8 @@ def test_the_memory_keeps_the_latest():
     ids = torch.arange(20, 32)
     one.remember(one.known(ids[:, None].float(), ids, ids % 2, {"group": ids % 3, "club": ids % 2}))
     assert sorted(one.ids.tolist()) == [27, 28, 29, 30, 31], "of a batch larger than the memory its last images"
+    one.remember(one.known(ids[:1, None].float(), ids[:1], ids[:1] % 2, {"group": ids[:1] % 3, "club": ids[:1] % 2}))
+    assert sorted(one.ids.tolist()) == [20, 28, 29, 30, 31], "the oldest of these goes first"
 
 
 def test_no_name_of_a_column_is_in_the_state():

@@ -18,6 +18,7 @@ from smartedge.models.optim import (
     make_optimizer,
     set_learning_rate,
 )
+from smartedge.models.zoo.weights import fill
 from smartedge.runs.checkpoint import Checkpoints
 
 LAYOUTS = {
@@ -146,3 +147,19 @@ def test_the_rate_rises_for_a_tenth_and_falls_as_a_cosine():
     assert rates[:3] == pytest.approx([0.2, 0.4, 0.4]) and rates[11] == pytest.approx(0.2)
     assert rates[19] == pytest.approx(0.2 * (1 + math.cos(math.pi * 17 / 18)))
     assert {group["lr"] for group in optimizer.param_groups} == {rates[19]}
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("adamw", 0.9), ("sgd", 0.9), ("sgd", 0.0)])
+def test_pretrained_parameters_have_a_rate_of_their_own_that_rises_and_falls_with_the_others(name, momentum):
+    old, new = nn.Linear(2, 3), nn.Linear(3, 2)
+    fill(old, old.state_dict(), "a file", head=())
+    how = {"name": name, "lr": 0.1, "weight_decay": 0.3, "momentum": momentum}
+    for own, share in ((0.02, 0.2), (None, 1.0)):
+        optimizer = make_optimizer([old, new], **how, lr_pretrained=own)
+        assert all(group.get("nesterov", False) == (name == "sgd" and momentum > 0) for group in optimizer.param_groups)
+        for step, rate in ((0, 0.05), (1, 0.1)):
+            set_learning_rate(optimizer, peak=0.1, step=step, steps=20)
+            rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+            assert [rates[id(p)] for p in (*old.parameters(), *new.parameters())] == pytest.approx(
+                [share * rate] * 2 + [rate] * 2
+            )

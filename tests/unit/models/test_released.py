@@ -32,6 +32,12 @@ def test_labels_that_are_no_alternatives_have_a_mean_each() -> None:
     assert torch.allclose(mean_BK, torch.tensor([[0.5], [0.2]]))
 
 
+def test_a_front_learns_through_the_answers_of_a_head() -> None:
+    features_NF = torch.ones(2, 3, requires_grad=True)
+    SimulatedRelease(features_NF).answers(nn.Linear(3, 2)).square().sum().backward()
+    assert features_NF.grad is not None and features_NF.grad.all()
+
+
 def test_a_sure_answer_stays_finite() -> None:
     sure_BOK = torch.tensor([[[200.0, -200.0]] * 2] * 2)
     for kind in ("single", "multi"):

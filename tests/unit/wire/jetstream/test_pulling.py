@@ -91,6 +91,11 @@ def test_messages_come_in_order_until_the_consumer_is_gone() -> None:
     assert broker.made == ["no frames door", "frames door"], "begun with the oldest message"
 
 
+def test_a_broker_of_which_nobody_answers_for_the_consumer_has_it_no_longer() -> None:
+    broker = Played([1, ("503", "")])
+    assert all_of(broker) == [b"1"] and len(broker.asked) == 1
+
+
 @pytest.mark.parametrize(
     ("within_s", "most", "pull"),
     [

@@ -88,6 +88,15 @@ def test_read_labels_measures_each_question_and_skips_unknown_labels():
     assert set(read_labels(Classifier(Reads(), questions, EXACT, torch.device("cpu")), images, unknown)) == {"a"}
 
 
+def test_each_question_has_scores_of_its_own_and_nothing_is_dropped(shuffled):
+    classifier = Classifier.of(shuffled, (Question("a", True, 2), Question("s", False, 3)))
+    classifier.network.train()
+    scores = classifier.scores(shuffled.images(shuffled.val.split)[:4])
+    assert {name: each.shape for name, each in scores.items()} == {"a": (4, 2), "s": (4, 3)}
+    assert all(each.sum(axis=1) == pytest.approx(1) for each in scores.values())
+    assert not classifier.network.training
+
+
 def coloured(evidence):
     """The same evidence, where red faces smile and blue ones do not, in train and val."""
 
