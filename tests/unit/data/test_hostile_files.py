@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
 import pytest
 
 from smartedge.data import DataSet, open_dataset
@@ -37,6 +39,36 @@ def labelled(tmp_path: Path, picture: Picture) -> Callable[[str], Path]:
         return tmp_path
 
     return write
+
+
+class KeyService(pe.KmsClient):
+    """Keeps no secret."""
+
+    def __init__(self, _: object) -> None:
+        super().__init__()
+
+    def wrap_key(self, key: bytes, _: str) -> bytes:
+        return base64.b64encode(key)
+
+
+@pytest.mark.parametrize("open_footer", [True, False])
+def test_encrypted_columns_are_named(open_footer: bool, tmp_path: Path, picture: Picture, opened: Any) -> None:
+    config = pe.EncryptionConfiguration(footer_key="f", column_keys={"c": ["label"]}, plaintext_footer=open_footer)
+    properties = pe.CryptoFactory(KeyService).file_encryption_properties(pe.KmsConnectionConfig(), config)
+    table = pa.table({"image": [picture(number) for number in range(COUNT)], "label": [0, 1] * (COUNT // 2)})
+    pq.write_table(table, tmp_path / "d.parquet", encryption_properties=properties)
+    with pytest.raises(DataError, match=r"d\.parquet is no Parquet file that can be read: .*encrypted"):
+        opened(tmp_path / "d.parquet")
+
+
+def test_arrays_in_another_form_say_how_to_write_them(tmp_path: Path, opened: Any) -> None:
+    images = np.asfortranarray(np.zeros((COUNT, 8, 8, 3), np.uint8))
+    np.savez(tmp_path / "d.npz", train_images=images, train_labels=np.array(["a", "b"] * 12, object))
+    with pytest.raises(DataError, match=r"in C order: write numpy\.ascontiguousarray\(images, numpy\.uint8\)"):
+        opened(tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", train_images=images.copy("C"), train_labels=np.array(["a", "b"] * 12, object))
+    with pytest.raises(DataError, match=r"as numbers or texts \(labels\.astype\(str\)\)"):
+        opened(tmp_path / "d.npz")
 
 
 @pytest.mark.parametrize("separator", [";", "|"])

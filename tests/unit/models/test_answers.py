@@ -102,6 +102,13 @@ def frozen(*names: str) -> Net:
     return network
 
 
+class Exported(Net):
+    """As ``torch.export.export(...).module()``."""
+
+    def eval(self) -> Exported:
+        raise NotImplementedError("Calling eval() is not supported yet.")
+
+
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
     """``made(network)`` lets the zoo build it, as a network of the user's own."""
@@ -151,6 +158,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
         (lambda: Net().half(), "its stage.0.weight is torch.float16; let it be built as float32"),
         (lambda: Net().to("meta"), "its stage.0.weight is on the device meta; let it be built on the CPU"),
         (TwoArguments, "let its forward take one argument, the images"),
+        (Exported, "it is of torch.export, which fixes one mode; give the network that was exported"),
         (Blind, "the image has no influence on its answer"),
     ],
 )

@@ -123,7 +123,20 @@ class Positions(Layers):
         return torch.tanh(self.second(torch.tanh(self.first(x)) * self.positions) * self.positions)
 
 
+@functools.cache
+def positions(count: int) -> Tensor:
+    return torch.arange(count).cos()
+
+
+class FromAFunction(Layers):
+    """Positions that a function keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.second(torch.tanh(self.first(x)) * positions(4)) * positions(4))
+
+
 KEPT = {
+    "what a function keeps": FromAFunction,
     "a list that grows": Grows,
     "what the last call left": Remembers,
     "a branch on the number of images": OneIsOther,
@@ -168,6 +181,51 @@ def test_a_batch_that_takes_another_branch_is_refused():
     front, back = cut(Between(OneIsOther()), "first", (4,))
     with pytest.raises(CutError, match=r"decides on the number of images, and does something else here \(1, compared"):
         back(front(torch.rand(1, 4)))
+
+
+class Rotary(nn.Module):
+    """Two constants of the module's own, from the size of the images: what each block of today's transformers uses."""
+
+    def __init__(self, drawn: bool = False) -> None:
+        super().__init__()
+        self.register_buffer("angles", torch.tensor([0.5, 1.0]), persistent=False)
+        self.drawn = drawn
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        angles = positions(x.shape[1] // 2)[:, None] * self.angles
+        if self.drawn and self.training:
+            angles = angles * torch.rand(1)
+        return angles.cos().flatten(), angles.sin().flatten()
+
+
+class Blocks(nn.Module):
+    """Blocks that share what one module computes once."""
+
+    def __init__(self, rotary: nn.Module) -> None:
+        super().__init__()
+        self.rotary, self.blocks = rotary, nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cosines, sines = self.rotary(x)
+        for block in self.blocks:
+            x = torch.tanh(block(x)) * cosines + sines
+        return self.head(x)
+
+
+def test_what_a_module_computes_without_images_goes_to_both_halves() -> None:
+    network = Blocks(Rotary())
+    images = torch.rand(5, 4)
+    assert {"blocks.0", "blocks.1", "blocks.2"} <= {point.name for point in list_cuts(network, (4,))}
+    front, back = cut(network, "blocks.1", (4,))
+    assert type(network(images)) is Tensor, "the cached function has given a tensor of the recording"
+    assert torch.equal(back(front(images)), network(images))
+    assert [name for part in (front, back) for name, _ in part.named_buffers()] == ["rotary.angles"] * 2
+
+
+def test_what_a_module_draws_goes_to_one_half() -> None:
+    with pytest.raises(CutError, match=r"cannot be cut at blocks.1 in training mode: 3 tensors cross there"):
+        cut(Blocks(Rotary(drawn=True)), "blocks.1", (4,))
 
 
 class Swaps(Layers):
@@ -217,14 +275,18 @@ class Length(Layers):
         return self.second(self.first(x).view(len(x), -1))
 
 
-@functools.cache
-def positions() -> Tensor:
-    return torch.arange(4.0)
+GLOBAL: dict[int, Tensor] = {}
 
 
 class KeptElsewhere(Layers):
+    def __init__(self) -> None:
+        super().__init__()
+        GLOBAL.clear()
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(self.first(x) + positions())
+        if not GLOBAL:
+            GLOBAL[0] = torch.arange(4.0)
+        return self.second(self.first(x) + GLOBAL[0])
 
 
 class Slope(nn.Linear):
@@ -244,7 +306,7 @@ class NeedsGradients(Layers):
 
 REFUSED = {
     "the length of a batch": (Length, r"len\(\) gives the number of images in the batch; write x\.shape\[0\]"),
-    "a result that is kept elsewhere": (KeptElsewhere, r"\(functools\.cache; register it as a buffer\)"),
+    "a result that is kept elsewhere": (KeptElsewhere, r"\(in a global; register it as a buffer\)"),
     "data that is replaced": (Swaps, r"replaces the data of first\.weight"),
     "a lock": (Locked, "cannot be copied: cannot pickle .*lock"),
     "a plain list of modules": (

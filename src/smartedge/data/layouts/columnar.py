@@ -23,6 +23,7 @@ from smartedge.types import SplitName
 
 __all__ = ["find_tables", "open_tables"]
 
+_AGAIN = "; fetch or write the file again"
 _ROWS = 16  # read at a time: images may be large
 _MOST_ROWS, _AT_ONCE_BYTES = 1024, 2**20  # of small images more are read at a time
 
@@ -177,9 +178,8 @@ def _read(paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
         tables = [open_table(path).read(columns) for path in paths]
         return pa.concat_tables([table.replace_schema_metadata() for table in tables], promote_options="permissive")
     except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"column {', '.join(columns)} of {paths[0].parent} cannot be read: {error}. It needs one type in all files"
-        ) from error
+        remedy = ". It needs one type in all files" if isinstance(error, pa.ArrowException) else _AGAIN
+        raise DataError(f"column {', '.join(columns)} of {paths[0].parent} cannot be read: {error}{remedy}") from error
 
 
 def _items(root: Path, paths: Sequence[Path], image: str) -> Iterator[Item]:
@@ -189,7 +189,7 @@ def _items(root: Path, paths: Sequence[Path], image: str) -> Iterator[Item]:
                 for value in rows.column(0):
                     yield _item(value.as_py(), path, root)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"the images of {path} cannot be read: {error}") from error
+            raise DataError(f"the images of {path} cannot be read: {error}{_AGAIN}") from error
 
 
 def _reader(root: Path, paths: Sequence[Path], image: str) -> InBlocks:
@@ -210,7 +210,7 @@ def _items_of_group(root: Path, path: Path, group: RowGroup, image: str) -> Iter
         for values in group.values(image, rows):
             yield from (_item(value, path, root) for value in values.to_pylist())
     except (pa.ArrowException, OSError, LookupError, ValueError) as error:
-        raise DataError(f"the images of {path} cannot be read: {error}") from error
+        raise DataError(f"the images of {path} cannot be read: {error}{_AGAIN}") from error
 
 
 def _place_of(paths: Sequence[Path], row: int) -> str:

@@ -68,7 +68,7 @@ def _members(path: Path) -> list[str]:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not an .npz file that can be read: {error}") from error
+        raise DataError(f"{path} is not an .npz file that can be read: {error}; fetch or write it again") from error
 
 
 def _array(path: Path, split: SplitName, what: str) -> str:
@@ -84,7 +84,9 @@ def _labels(path: Path, split: SplitName) -> NDArray[np.generic]:
         with np.load(path, allow_pickle=False) as arrays:
             labels: NDArray[np.generic] = arrays[_array(path, split, "labels")]
     except (KeyError, ValueError, OSError, MemoryError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: {split}_labels cannot be read: {error}") from error
+        raise DataError(
+            f"{path}: {split}_labels cannot be read: {error}; write them as numbers or texts (labels.astype(str))"
+        ) from error
     if labels.ndim == 1:
         labels = labels[:, None]
     if labels.ndim != 2:
@@ -109,8 +111,9 @@ def _image_form(path: Path, split: SplitName, channels: int) -> tuple[tuple[int,
     if dtype not in (np.uint8, np.uint16) or fortran or not whole:
         raise DataError(
             f"{path}: {split}_images is {dtype} of shape {shape}; expected uint8 or uint16 (N, H, W), (N, H, W, C) or "
-            f"(N, C, H, W) with 1 or 3 channels, in C order. Other numbers of channels, up to {MOST_CHANNELS}, are "
-            "said in data.image_size: HEIGHTxWIDTHxCHANNELS"
+            f"(N, C, H, W) with 1 or 3 channels, in C order: write numpy.ascontiguousarray(images, numpy.uint8), with "
+            f"values from 0 to 255. Other numbers of channels, up to {MOST_CHANNELS}, are said in data.image_size: "
+            "HEIGHTxWIDTHxCHANNELS"
         )
     height, width = shape[1:3] if len(shape) == 3 or shape[3] in allowed else shape[2:]
     if too_large(width, height):

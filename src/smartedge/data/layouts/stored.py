@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,13 @@ def _parquet_file(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # not a whole row group at once
 
 
+def _is_signed(path: Path, metadata: pq.FileMetaData) -> bool:
+    """Whether a signature follows the metadata: some columns are encrypted, and pyarrow ends the process over these."""
+    with path.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return bool(int.from_bytes(file.read(4), "little") != metadata.serialized_size)
+
+
 def _of_row_group(path: Path, number: int, column: str, rows: int) -> Iterator[pa.Array]:
     batches = _parquet_file(path).iter_batches(rows, row_groups=[number], columns=[column], use_threads=False)
     return (batch.column(0) for batch in batches)
@@ -99,6 +107,8 @@ def _of_row_group(path: Path, number: int, column: str, rows: int) -> Iterator[p
 class _Parquet(StoredTable):
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, _parquet_file(path)
+        if _is_signed(path, self._file.metadata):
+            raise pa.ArrowInvalid("some of its columns are encrypted, write it without encryption")
         self.schema = self._file.schema_arrow
         self.rows = self._file.metadata.num_rows
 

@@ -196,7 +196,7 @@ def _list(path: Path) -> pa.Table:
     if all(sample.image is None for sample in samples.values()):
         raise DataError(
             f"{path} holds no images: looked for {', '.join(sorted(SUFFIXES))}, and found {held or 'nothing'} "
-            f"beside {len(samples)} label file(s)"
+            f"beside {len(samples)} label file(s). An ending begins at the first point of a name: let it have no other"
         )
     columns = list(dict.fromkeys(name for sample in samples.values() for name in sample.values))
     if not columns:

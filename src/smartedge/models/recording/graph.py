@@ -16,7 +16,9 @@ from smartedge.models.recording.contexts import Own
 
 __all__ = [
     "BATCHES",
+    "Raw",
     "Trace",
+    "defined_by_torch",
     "named_state",
     "per_image",
     "real_like",
@@ -89,12 +91,42 @@ class Trace:
         elif len(nodes) > 1:
             self.several[module] = nodes
 
+    def constant_modules(self) -> set[str]:
+        """Modules of the user's own that are single nodes and answer with tensors without a place for each image.
+
+        Such as rotary positions that every block uses: what they compute may be needed on both sides of a cut.
+        """
+        found: set[str] = set()
+        for node in self.nodes:
+            path = str(node.target)
+            if node.op == "call_module" and path not in {*self.whole, *self.unknown_flops}:
+                first, second = map(tensors_in, self.values[node])
+                alike = bool(first) and all(a.shape == b.shape for a, b in zip(first, second, strict=True))
+                if alike and not defined_by_torch(self.model.get_submodule(path)):
+                    found.add(path)
+        return found
+
     def tensor(self, name: str) -> Tensor:
         """The original parameter, buffer or tensor attribute behind a ``get_attr`` node."""
         path, _, attribute = name.rpartition(".")
         tensor = getattr(self.model.get_submodule(path), attribute)
         assert isinstance(tensor, Tensor)
         return tensor
+
+
+class Raw:
+    """A node that is given to an operation as it is, in place of its value."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+
+
+def defined_by_torch(module: nn.Module) -> bool:
+    """Whether torch.nn defines its class or a base of it."""
+    return any(
+        base.__module__.startswith(("torch.nn.", "torch.ao.")) and base not in (nn.Module, nn.Sequential)
+        for base in type(module).__mro__
+    )
 
 
 def per_image(first: int, second: int) -> int:

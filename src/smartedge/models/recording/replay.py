@@ -10,8 +10,10 @@ have a context of their own, and which take that of their caller.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,7 @@ from torch import Tensor, fx, nn
 from smartedge.models.recording.contexts import Context, context_now
 from smartedge.models.recording.varying import Untraceable
 
-__all__ = ["Event", "Kept", "Replay", "forgotten_caches"]
+__all__ = ["Event", "FunctionCaches", "Kept", "Replay", "forgotten_caches"]
 
 _COMPARED = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
@@ -143,8 +145,42 @@ def _alike(first: Any, second: Any) -> bool:
     return first is second
 
 
-def forgotten_caches(model: nn.Module) -> Callable[[], None]:
-    """Notes which attributes of ``model`` are empty; the returned function empties them again.
+class FunctionCaches:
+    """What functions keep (``functools.cache``), of which a network's code may ask for more.
+
+    A recording must not meet results from before, and must not leave its own behind: these have no numbers.
+    """
+
+    def __init__(self) -> None:
+        self._before = {function: function.cache_info() for function in _functions_that_keep()}
+
+    def forget(self) -> bool:
+        """Empty those that were asked since; returns whether one of them had kept something from before."""
+        held = False
+        for function, before in self._before.items():
+            now = function.cache_info()
+            if (now.hits, now.misses) != (before.hits, before.misses):
+                function.cache_clear()
+                self._before[function] = function.cache_info()
+                held |= before.currsize > 0
+        return held
+
+
+_OF_LIBRARIES = frozenset({"torch", "sympy", "numpy", *sys.stdlib_module_names})  # these keep no results of a network
+
+
+def _functions_that_keep() -> Iterator[functools._lru_cache_wrapper[Any]]:
+    """Functions of all modules and methods of their classes. ``gc`` does not know all of them (``gc.freeze``)."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] not in _OF_LIBRARIES:
+            for value in list(vars(module).values()):
+                for each in (value, *(list(vars(value).values()) if isinstance(value, type) else ())):
+                    if type(each) is functools._lru_cache_wrapper:
+                        yield each
+
+
+def forgotten_caches(model: nn.Module, functions: FunctionCaches) -> Callable[[], None]:
+    """Notes which attributes of ``model`` are empty; the returned function empties them and ``functions`` again.
 
     What a network computes at its first call and keeps would be missing from a second recording.
     """
@@ -152,6 +188,7 @@ def forgotten_caches(model: nn.Module) -> Callable[[], None]:
     no_buffers = [(module, [name for name, value in module._buffers.items() if value is None]) for module in before]
 
     def forget() -> None:
+        functions.forget()
         for module, names in no_buffers:
             module._buffers.update(dict.fromkeys(names))
         for module, attributes in before.items():

@@ -32,16 +32,16 @@ from smartedge.models.recording.chance import Generators
 from smartedge.models.recording.contexts import Context, context_now, other_context, own_context, usual_context
 from smartedge.models.recording.counting import OperatorWatch
 from smartedge.models.recording.fakes import Holdings, fake_copy, run_for_real, strange
-from smartedge.models.recording.graph import BATCHES, Trace, shape_text, storage_of, tensors_in
+from smartedge.models.recording.graph import BATCHES, Raw, Trace, defined_by_torch, shape_text, storage_of, tensors_in
 from smartedge.models.recording.intercept import FunctionMode, observe_modules, observing, refuse_nesting
-from smartedge.models.recording.replay import Event, Kept, Replay, forgotten_caches
+from smartedge.models.recording.replay import Event, FunctionCaches, Kept, Replay, forgotten_caches
 from smartedge.models.recording.varying import LENGTH, Untraceable, decided, same, varying
 
 __all__ = ["trace"]
 
 _OTHER_AT_A_SECOND_CALL = (
     "Python code does something else at a second call: it counts calls, reads the time, changes an attribute, or keeps "
-    "a result outside of the network (functools.cache; register it as a buffer)"
+    "a result outside of the network (in a global; register it as a buffer)"
 )
 
 
@@ -54,13 +54,21 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
     """
     refuse_nesting()
     whole: dict[str, str] = {}
+    followed: set[str] = set()
+    functions = FunctionCaches()
     while True:
-        recorder = _Recorder(model, input_shape, training=training, whole=whole)
+        recorder = _Recorder(Trace(model, input_shape, training=training, whole=whole), followed)
         try:
-            return recorder.record()
+            found = recorder.record(functions)
+            constant = found.constant_modules() - followed
+            if not constant:
+                return found
+            followed |= constant
         except (CutError, RecursionError):
             raise
         except Exception as error:
+            if functions.forget():  # they may have answered with what they had kept from before
+                continue
             where, reason = recorder.failed_in, place_and_reason(error)
             if "TorchScript" in str(error):  # it runs otherwise at a second call, and under autocast
                 reason += " Functions under torch.jit.script cannot be followed."
@@ -72,20 +80,21 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, training: bool) -> 
                     "which is then kept whole"
                 ) from error
             whole[where] = reason
+        finally:
+            functions.forget()
 
 
 class _Recorder(TracerBase):
     """Runs a fake copy of the network and fills a :class:`Trace`."""
 
-    def __init__(
-        self, model: nn.Module, input_shape: tuple[int, ...], *, training: bool, whole: dict[str, str]
-    ) -> None:
+    def __init__(self, empty: Trace, followed: set[str]) -> None:
         super().__init__()
-        self.trace = Trace(model, input_shape, training=training, whole=whole)
+        self.trace = empty
+        self.followed = followed  # modules that are no single nodes although they have no submodules
         self.graph = self.trace.graph
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.model = fake_copy(model, self.fake)
-        for mode in (not training, training):
+        self.model = fake_copy(empty.model, self.fake)
+        for mode in (not empty.training, empty.training):
             self.model.train(mode)
             self.trace.other_mode[mode] = {p for p, m in self.model.named_modules() if m.training != mode}
         observe_modules(self.model, self)
@@ -107,13 +116,13 @@ class _Recorder(TracerBase):
         self.device = torch.device("cpu") if parameter is None else parameter.device
         self.dtype = torch.float32 if parameter is None else parameter.dtype
 
-    def record(self) -> Trace:
+    def record(self, functions: FunctionCaches) -> Trace:
         trace = self.trace
         with self.fake:
             batches = [torch.empty(b, *trace.input_shape, device=self.device, dtype=self.dtype) for b in BATCHES]
         trace.input = self.graph.placeholder("images")
         self.keep(trace.input, (batches[0], batches[1]), "input")
-        forget = forgotten_caches(self.model)
+        forget = forgotten_caches(self.model, functions)
         with torch.inference_mode(False), observing(self):
             try:
                 with usual_context(), FunctionMode(self):
@@ -248,11 +257,9 @@ class _Recorder(TracerBase):
 
         It does if torch.nn defines its class or a base of it, if it has no submodules, or if it could not be recorded.
         """
-        from_torch = any(
-            base.__module__.startswith(("torch.nn.", "torch.ao.")) and base not in (nn.Module, nn.Sequential)
-            for base in type(module).__mro__
-        )
-        return from_torch or path in self.trace.whole or not any(True for _ in module.children())
+        if path in self.trace.whole or defined_by_torch(module):
+            return True
+        return path not in self.followed and not any(True for _ in module.children())
 
     def is_lent(self, module: nn.Module, path: str) -> bool:
         """Whether the module computes with other tensors than its own at the moment."""
@@ -312,7 +319,7 @@ class _Recorder(TracerBase):
             self.trace.reads_sizes = True
             tensor = node.args[0]
             return torch.Size(
-                a if a == b else self.record_call("call_method", "size", (_Raw(tensor), i), {})
+                a if a == b else self.record_call("call_method", "size", (Raw(tensor), i), {})
                 for i, (a, b) in enumerate(zip(first, second, strict=True))
             )
         if isinstance(first, (tuple, list)):
@@ -331,12 +338,12 @@ class _Recorder(TracerBase):
         return self.record_call("call_function", function, args, {})
 
     def member(self, node: fx.Node, key: Any) -> Any:
-        return self.record_call("call_function", operator.getitem, (_Raw(node), key), {})
+        return self.record_call("call_function", operator.getitem, (Raw(node), key), {})
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor):
             return self.node_of(a)
-        if isinstance(a, _Raw):
+        if isinstance(a, Raw):
             return a.node
         if isinstance(a, torch.Size):
             a = tuple(a)
@@ -391,10 +398,3 @@ class _Recorder(TracerBase):
             candidate = f"{name}_{count}"
         self.used.add(candidate)
         return candidate
-
-
-class _Raw:
-    """A node handed to ``record_call`` as an argument."""
-
-    def __init__(self, node: Any) -> None:
-        self.node = node
