@@ -1,9 +1,10 @@
-"""Losses of a short run on embedded data that no refactoring may change.
+"""Losses of short runs on embedded data that no refactoring may change.
 
 Recorded with torch 2.13 on x86-64; other builds and processors round differently, hence the tolerance. The cloud's is
-wider, since a feature that the codec rounds to another step is off by a whole one: an AMD EPYC and an Intel Xeon with
-AMX differ by 0.005. Another codec, weight decay or seed, no mirroring, or a learning rate 10 % higher moves the cloud's
-losses by 0.013 and more.
+wider, since a feature that the codec rounds to another step is off by a whole one. With AdamW such a step counts for
+more, for its first updates are as large with a tiny gradient as with a large one: the cloud's losses differ by 0.016
+and 0.04 between instructions (SSE4.1, AVX, AVX2) of one AMD EPYC. So the cloud's are compared with SGD, where they
+differ by 0.0005 and 0.004. A learning rate 10 % higher moves the second one by 0.028, and ``uint4`` the first by 0.015.
 """
 
 from __future__ import annotations
@@ -15,17 +16,22 @@ import pytest
 from smartedge.runs.progress import Quiet
 from smartedge.training import train
 
-LOSSES = {
-    ("edge", 0, "train"): 0.7817,
-    ("cloud", 0, "train"): 1.1059,
-    ("edge", 1, "train"): 0.6066,
-    ("cloud", 1, "train"): 1.0118,
-    ("edge", 1, "test"): 0.6918,
-    ("cloud", 1, "test"): 0.6977,
+ADAMW = {("edge", 0, "train"): 0.7817, ("edge", 1, "train"): 0.6066, ("edge", 1, "test"): 0.6918}
+SGD = {
+    ("edge", 0, "train"): 0.7056,
+    ("cloud", 0, "train"): 0.7963,
+    ("edge", 1, "train"): 0.6712,
+    ("cloud", 1, "train"): 0.6770,
+    ("edge", 1, "test"): 0.6932,
+    ("cloud", 1, "test"): 0.6971,
 }
 
 
-def test_the_losses_of_a_short_run(tmp_path):
+@pytest.mark.parametrize(
+    ("optimizer", "losses"),
+    [pytest.param({}, ADAMW, id="adamw"), pytest.param({"optimizer": "sgd", "lr": 0.005}, SGD, id="sgd")],
+)
+def test_the_losses_of_a_short_run(tmp_path, optimizer, losses):
     config = {
         "epochs": 2,
         "run_dir": str(tmp_path / "run"),
@@ -36,11 +42,11 @@ def test_the_losses_of_a_short_run(tmp_path):
             "cache_dir": str(tmp_path),
         },
         "model": {"name": "resnet18", "cut": "layer1", "bottleneck": "4x4x4", "small_input": False},
-        "train": {"batch_size": 32},
+        "train": {"batch_size": 32, **optimizer},
         "hardware": {"edge_device": "cpu", "cloud_device": "cpu", "threads": 1},
     }
     train(config, single_process=True, monitor=Quiet())
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     found = {(row["side"], row["epoch"], row["split"]): row["loss"] for row in rows}
-    for key, loss in LOSSES.items():
+    for key, loss in losses.items():
         assert found[key] == pytest.approx(loss, abs=6e-3 if key[::2] == ("cloud", "train") else 2e-3), key
