@@ -140,7 +140,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         monkeypatch.setattr(measure, "say", said.append)
         threads: list[int] = []
         monkeypatch.setattr(measure.torch, "set_num_threads", threads.append)
-        assert measure.main() == 0
+        measure.main()
         assert threads in ([1], []), "those of the settings; none where they cannot be read"
         return [json.loads(text) for text in said]
 

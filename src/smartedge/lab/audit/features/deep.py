@@ -86,7 +86,10 @@ class _MapNetwork(nn.Module):
 
     def forward(self, features_BF: Tensor) -> Tensor:
         """Logits."""
-        logits_BK: Tensor = self.leave(self.blocks(as_channels_first(features_BF, self.layout)).mean(dim=(2, 3)))
+        # Torch 2.13 crashes on processors with AVX2 alone where channels come last in memory, and a 1x1 convolution of
+        # stride 2 (the first skip) is given 3 to 5 of them.
+        maps_BCHW = as_channels_first(features_BF, self.layout).contiguous()
+        logits_BK: Tensor = self.leave(self.blocks(maps_BCHW).mean(dim=(2, 3)))
         return logits_BK
 
 
