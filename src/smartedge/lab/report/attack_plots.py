@@ -33,7 +33,7 @@ from smartedge.lab.report.canvas import (
     short,
     to_svg,
 )
-from smartedge.lab.report.labels import label_points
+from smartedge.lab.report.labels import MARK, label_points
 from smartedge.metrics import rounded_up
 
 __all__ = ["MOST_ROWS", "Point", "attackers", "attributes", "frontier", "frontier_png", "over_setting"]
@@ -50,7 +50,7 @@ _LINES: dict[str, Look] = {
     "noise bound": {"color": MUTED, "linestyle": "-", "linewidth": 1.6},
 }
 _ON_SENT: Look = {
-    "marker": "s", "markerfacecolor": ATTACK, "markeredgecolor": ATTACK, "markersize": 7, "linestyle": "none",
+    "marker": "s", "markerfacecolor": ATTACK, "markeredgecolor": ATTACK, "markersize": MARK, "linestyle": "none",
     "zorder": 4,
 }  # fmt: skip
 _DESIRED: Look = {**_ON_SENT, "markerfacecolor": CLOUD, "markeredgecolor": CLOUD}

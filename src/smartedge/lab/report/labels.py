@@ -12,9 +12,9 @@ from matplotlib.transforms import BboxBase
 
 from smartedge.lab.report.canvas import Canvas
 
-__all__ = ["label_points"]
+__all__ = ["MARK", "label_points"]
 
-_MARK = 7  # size of a point, points
+MARK = 7  # size of a point, points
 
 
 def label_points(
@@ -40,7 +40,7 @@ def label_points(
     points = [*marks, *(axes.transData.transform(place) for place in others)]
     columns = [axes.transData.transform((x, 0.0))[0] for x in upright]
     height = None if level is None else axes.transData.transform((0.0, level))[1]
-    near = _MARK * canvas.dpi / 72
+    near = MARK * canvas.dpi / 72
     groups: list[list[int]] = []
     for i, mark in enumerate(marks):
         touching = [group for group in groups if any(np.abs(mark - marks[j]).max() < near for j in group)]
