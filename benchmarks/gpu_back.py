@@ -43,11 +43,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from workers import headers_of
 
-from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.order.ahead import in_order, reading_threads
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.order.supply import Supply
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, log_folder
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.cloud.worker import Worker

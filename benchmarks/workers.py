@@ -37,9 +37,9 @@ from common import HERE, keep_json, provenance
 from safetensors.torch import load_file
 
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.cloud.worker import Worker
 from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup
 from smartedge.cloud.workers.launcher import ENVIRONMENT, launch_command

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 
 from smartedge.artifacts.summary import has_finished
 from smartedge.cli.app import main as smartedge
-from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store.copied import CopiedStore
 from smartedge.cloud.store.copying import copy_store
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.cloud.store.remote import Remote
 from smartedge.cloud.worker import Worker
 from smartedge.cloud.workers.group import ALONE

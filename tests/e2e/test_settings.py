@@ -774,7 +774,7 @@ def test_a_front_that_was_trained_before_is_the_start(tiny_config):
 
 
 def test_the_cloud_of_a_fleet_gets_its_settings(tmp_path, monkeypatch):
-    """What each setting does is tested in tests/unit/cloud/test_mixing.py; here, that its value arrives."""
+    """What each setting does is tested in tests/unit/cloud/test_from_edges.py; here, that its value arrives."""
 
     def order(name: str, **fleet: Any) -> tuple[CloudRunner, list[OrderLine]]:
         config = fleet_config(fleet={"expect": 2, **fleet})

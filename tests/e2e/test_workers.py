@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from workers import Kill, launched, workers_of
 
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.cloud.workers.launcher import ENVIRONMENT, launch_command
 from smartedge.files import write_atomically
 from smartedge.runs.progress import Quiet, parse_update

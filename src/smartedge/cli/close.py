@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Leave the message for the cloud."""
-    from smartedge.cloud.ingest.completion import ask_to_close
+    from smartedge.cloud.store.marks import ask_to_close
     from smartedge.config import load_run_config
 
     config, cloud = load_run_config(args.run_dir), args.run_dir / "cloud"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.intake import Intake
 from smartedge.errors import LinkError, LogError, RunError
 from smartedge.files import disk_error, is_disk_error, system_error
 from smartedge.types import FeatureBatch, Frame

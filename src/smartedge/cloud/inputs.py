@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smartedge.cloud.batches import features_of
-from smartedge.cloud.order.label_shares import LabelShares
+from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.workers.shared_step import ShardedBatch
 from smartedge.config import Config
 from smartedge.images.augment import augment

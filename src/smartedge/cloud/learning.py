@@ -24,11 +24,11 @@ from smartedge.cloud.handover import Decoded, FrameGone, FrameKey, Handover
 from smartedge.cloud.order.ahead import reading_threads
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
-from smartedge.cloud.order.mixing import Mixing, WindowError
 from smartedge.cloud.order.shuffled import Shuffled
 from smartedge.cloud.store.feature_log import FeatureReader
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.training import in_sequence
+from smartedge.cloud.training.from_edges import Mixing, WindowError
 from smartedge.cloud.training.from_logs import TrainingFromLogs
 from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.codec import get_codec, unpack

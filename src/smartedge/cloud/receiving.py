@@ -11,10 +11,11 @@ from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
 from smartedge.cloud.back import build_back
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import Completion, mark_complete
+from smartedge.cloud.ingest.completion import Completion
 from smartedge.cloud.ingest.farewell import Farewell
 from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.store.feature_log import check_begun
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.config import Config
 from smartedge.errors import RunError
 from smartedge.files import private_folder

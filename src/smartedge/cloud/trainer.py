@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from smartedge.artifacts.results import Figures
 from smartedge.cloud.inputs import Inputs, Ready
-from smartedge.cloud.order.label_shares import LabelShares
+from smartedge.cloud.label_shares import LabelShares
 from smartedge.cloud.workers.group import ALONE, Group
 from smartedge.cloud.workers.shared_step import divided, shared_step
 from smartedge.config import Config, changes_in_words

@@ -23,10 +23,10 @@ import torch
 from pydantic import BaseModel
 
 from smartedge.cloud.handover import Handover
+from smartedge.cloud.ingest.follower import StoreFollower
 from smartedge.cloud.ingest.same_run import agreed
 from smartedge.cloud.learning import Job, Learning
 from smartedge.cloud.store.copied import CopiedStore
-from smartedge.cloud.store.follower import StoreFollower
 from smartedge.cloud.store.lock import Lock
 from smartedge.cloud.store.remote import Remote
 from smartedge.cloud.workers.group import ALONE, Group, WorkerGroup, WorkersLost, place_of_worker

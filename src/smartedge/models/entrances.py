@@ -23,7 +23,7 @@ class Entering:
         places: int64 (all B,): the place in the batch of each image, where ``features`` are put after each other in the
             order of the network.
         offsets_BK: added to the logits in training; see
-            :class:`smartedge.cloud.order.label_shares.LabelShares`. None: zero.
+            :class:`smartedge.cloud.label_shares.LabelShares`. None: zero.
     """
 
     features: Mapping[str, Tensor]

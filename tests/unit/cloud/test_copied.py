@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 from smartedge.cli.app import main as smartedge
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.ingest.follower import StoreFollower
 from smartedge.cloud.store import remote as remote_module
 from smartedge.cloud.store.copied import MANIFEST, CopiedReader, CopiedStore
 from smartedge.cloud.store.copying import copy_store
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, log_folder
-from smartedge.cloud.store.follower import StoreFollower
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.cloud.store.remote import Remote
 from smartedge.cloud.worker import main as worker
 from smartedge.errors import ConfigError, LogError

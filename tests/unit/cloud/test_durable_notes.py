@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from smartedge.cloud.ingest.completion import ask_to_close, is_complete, mark_complete
-from smartedge.cloud.ingest.intake import CLOSED, Intake
+from smartedge.cloud.intake import CLOSED, Intake
+from smartedge.cloud.store.marks import ask_to_close, is_complete, mark_complete
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the names of open files are looked up there")

@@ -8,9 +8,9 @@ import pytest
 from many_edges import edges_of, fleet_config
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.ingest.follower import StoreFollower
 from smartedge.cloud.runner import CloudRunner
-from smartedge.cloud.store.follower import StoreFollower
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.errors import LogError
 from smartedge.runs.progress import Quiet
 from smartedge.wire.frame import serialise
@@ -68,6 +68,6 @@ def test_a_log_that_is_being_made_is_no_error_at_first(tmp_path: Path, monkeypat
     follower.refresh()
     (folder / "mark").touch()
     follower.refresh()
-    monkeypatch.setattr("smartedge.cloud.store.follower._BEING_MADE", -1.0)
+    monkeypatch.setattr("smartedge.cloud.ingest.follower._BEING_MADE", -1.0)
     with pytest.raises(LogError, match="watermark is damaged"):
         follower.refresh()

@@ -11,8 +11,8 @@ import pytest
 
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import group as ingest_group
-from smartedge.cloud.ingest.completion import mark_complete
 from smartedge.cloud.ingest.group import IngestGroup, SharedStore
+from smartedge.cloud.store.marks import mark_complete
 
 EDGES = [f"edge{number:02}" for number in range(40)]
 

@@ -14,10 +14,10 @@ from nats_broker import Broker
 
 from smartedge.cloud.back import build_back
 from smartedge.cloud.ingest import process
-from smartedge.cloud.ingest.completion import is_complete
 from smartedge.cloud.ingest.figures import ingest_telemetry
 from smartedge.cloud.ingest.process import IngestProcess
 from smartedge.cloud.store.feature_log import FeatureReader, log_folder
+from smartedge.cloud.store.marks import is_complete
 from smartedge.config import Config
 from smartedge.errors import ConfigError, LinkError
 from smartedge.launch.ingest import run_ingest

@@ -8,7 +8,7 @@ from many_edges import SHAPE, SIZE, fleet_config
 
 from smartedge.cloud.back import build_back
 from smartedge.cloud.inputs import Inputs
-from smartedge.cloud.order.label_shares import LabelShares
+from smartedge.cloud.label_shares import LabelShares
 from smartedge.models.entrances import Entering
 from smartedge.types import FeatureBatch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from smartedge.cloud.order.label_shares import LabelShares
+from smartedge.cloud.label_shares import LabelShares
 from smartedge.methods.back_step import label_channel
 
 

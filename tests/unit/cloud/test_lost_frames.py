@@ -14,10 +14,10 @@ from many_edges import SimulatedEdge, edges_of, fleet_config, lines_of, run_flee
 from smartedge import files
 from smartedge.cloud import runner as runner_module
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import ask_to_close
 from smartedge.cloud.learning import Learning
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store.feature_log import FeatureLog, log_folder
+from smartedge.cloud.store.marks import ask_to_close
 from smartedge.errors import LogError
 from smartedge.framelog import log as log_module
 from smartedge.framelog.reader import LogReader

@@ -11,9 +11,9 @@ import pytest
 from many_edges import SimulatedEdge, edges_of, fleet_config
 
 from smartedge.artifacts.fleet_run import FleetFigures
-from smartedge.cloud.ingest.completion import ask_to_close, is_complete
 from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.receiving import Receiving
+from smartedge.cloud.store.marks import ask_to_close, is_complete
 from smartedge.cloud.worker import Worker
 from smartedge.cloud.workers.group import ALONE
 from smartedge.config import Config

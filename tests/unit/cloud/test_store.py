@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from headers import stream_header
 
-from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.store.feature_log import FeatureLog, FeatureReader, StoreHandler, edges_of, has_begun, log_folder
 from smartedge.errors import FrameError, LogError, RunError
 from smartedge.framelog.log import FrameLog

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from smartedge.artifacts.fleet_run import FleetFigures
 from smartedge.artifacts.summary import has_finished
 from smartedge.cloud import worker as worker_module
-from smartedge.cloud.ingest.completion import mark_complete
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.cloud.trainer import BackTrainer
 from smartedge.cloud.worker import Turn, Worker, as_process, main, own_gpu
 from smartedge.cloud.workers.group import ALONE, Group, check_alike, place_of_worker

@@ -17,8 +17,8 @@ from tcp_proxy import TcpProxy
 import smartedge.wire.grpc_link
 import smartedge.wire.grpc_receiver
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.ingest.same_run import answer_about_settings
+from smartedge.cloud.intake import Intake
 from smartedge.config import load_config
 from smartedge.errors import FleetError, FrameError, LinkError, RunError
 from smartedge.wire.credentials import Credentials

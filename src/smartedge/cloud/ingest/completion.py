@@ -7,15 +7,13 @@ from pathlib import Path
 
 from smartedge.artifacts.fleet_run import CloudStart
 from smartedge.cloud.handover import Handover
+from smartedge.cloud.store.marks import asked_to_close
 from smartedge.config import Config
-from smartedge.files import PRIVATE, sync_folder
 from smartedge.runs.progress import Monitor, teller
 
-__all__ = ["Completion", "ask_to_close", "is_complete", "mark_complete"]
+__all__ = ["Completion"]
 
-_ASKED = "close"  # a file in the cloud's folder
-_COMPLETE = "complete"  # another one
-_START = "start.json"  # another one
+_START = "start.json"  # a file in the cloud's folder
 _HOUR_S = 3600.0
 _NAMED = 10  # of the edges that are missing
 
@@ -38,7 +36,7 @@ class Completion:
     def __init__(self, config: Config, folder: Path, handover: Handover, monitor: Monitor, *, resume: bool) -> None:
         self._expected = config.fleet.expect
         self._tell, self._told = teller(monitor, "cloud", "fleet"), ""
-        self._asked = folder / _ASKED
+        self._folder = folder
         self._handover = handover
         hours = config.fleet.deadline
         self._deadline = None if hours is None else time.monotonic() + _seconds_left(folder, hours, resume=resume)
@@ -51,7 +49,7 @@ class Completion:
         else:
             all_in = self._expected is not None and len(sent) >= self._expected
         late = self._deadline is not None and time.monotonic() >= self._deadline
-        complete = all_in or late or self._asked.exists()
+        complete = all_in or late or asked_to_close(self._folder)
         if not complete and len(sent) == len(self._handover.intakes):
             self._tell_what_is_missing(sent)
         return complete
@@ -82,31 +80,3 @@ def _seconds_left(cloud: Path, hours: float, *, resume: bool) -> float:
         start = CloudStart(started=now)
         start.write(file)
     return _HOUR_S * hours - max(0.0, now - start.started)
-
-
-def ask_to_close(cloud: Path) -> None:
-    """Ask the cloud with this folder to go on with what has come. It looks several times a second.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    (cloud / _ASKED).touch(PRIVATE)
-    sync_folder(cloud)
-
-
-def mark_complete(cloud: Path, complete: bool) -> None:
-    """Tell the workers in other processes whether the run is complete. What came before must be durable.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    if complete:
-        (cloud / _COMPLETE).touch(PRIVATE)
-    else:
-        (cloud / _COMPLETE).unlink(missing_ok=True)
-    sync_folder(cloud)
-
-
-def is_complete(cloud: Path) -> bool:
-    """Whether :func:`mark_complete` said that nothing more is taken in."""
-    return (cloud / _COMPLETE).exists()

@@ -14,8 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import is_complete
-from smartedge.cloud.store.follower import StoreFollower
+from smartedge.cloud.ingest.follower import StoreFollower
+from smartedge.cloud.store.marks import is_complete
 from smartedge.files import PRIVATE, private_folder
 from smartedge.locks import holding, lock_at_once, lock_shared, open_lock
 from smartedge.wire.slots import about_to_wait

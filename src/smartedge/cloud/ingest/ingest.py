@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smartedge.cloud.handover import Decoded, Handover, disk_is_of_the_log
-from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.ingest.refusals import Refusals
 from smartedge.cloud.ingest.values import largest_value
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.store.feature_log import edges_of
 from smartedge.cloud.store.lock import Lock
 from smartedge.codec import get_codec, unpack

@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import Completion, mark_complete
+from smartedge.cloud.ingest.completion import Completion
 from smartedge.cloud.ingest.group import IngestGroup, SharedStore
 from smartedge.cloud.ingest.ingest import Ingest
 from smartedge.cloud.ingest.shapes import shapes_of
+from smartedge.cloud.store.marks import mark_complete
 from smartedge.config import Config
 from smartedge.files import private_folder
 from smartedge.runs.progress import Monitor, Update

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.intake import Intake
 from smartedge.cloud.ingest.same_run import agreed, facts_of_edge, facts_of_run, of_another_run
+from smartedge.cloud.intake import Intake
 from smartedge.config import Config
 from smartedge.errors import FrameError, RunError
 from smartedge.methods.base import get_method

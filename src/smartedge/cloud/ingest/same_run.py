@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pydantic import JsonValue
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.intake import Intake
 from smartedge.codec import get_codec
 from smartedge.config import Config, config_of_edge, differences
 from smartedge.errors import CodecError, ConfigError, LinkError, RunError

@@ -1,7 +1,6 @@
-"""The order in which the back learns from what came, written down so that it can be repeated.
+"""The order in which the back learns from what came, so that it can be repeated.
 
-Of several edges that still send: ``mixing`` chooses the next frames, fairly (``share``), and notes them in the
-``journal``; ``influence`` finds edges that do not fit the others, ``label_shares`` corrects for their labels. Of
-complete logs: ``shuffled`` chooses the images of each step, ``supply`` makes them ready, ``ahead`` does so in other
-threads.
+Of several edges that still send: ``share`` says whose turn it is, the ``journal`` keeps what was chosen, and
+``influence`` finds edges that do not fit the others. Of complete logs: ``shuffled`` chooses the images of each step,
+``supply`` makes them ready, ``ahead`` does so in other threads.
 """

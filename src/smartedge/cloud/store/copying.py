@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from smartedge.artifacts.store_copy import CopiedFile, CopiedLog, CopiedSegment, StoreCopy
 from smartedge.artifacts.summary import has_finished
-from smartedge.cloud.ingest.completion import is_complete
 from smartedge.cloud.store.copied import MANIFEST, headers_name, manifest_of, segment_names
 from smartedge.cloud.store.feature_log import edges_of, log_folder
+from smartedge.cloud.store.marks import is_complete
 from smartedge.cloud.store.remote import Remote
 from smartedge.errors import LogError
 from smartedge.framelog.durable import DurableLog, DurableSegment

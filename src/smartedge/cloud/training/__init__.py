@@ -1,5 +1,5 @@
 """The three trainings of the back.
 
-``in_sequence`` learns from the frames of one edge as they were sent, ``mixed`` from images of several edges while they
-come, ``from_logs`` from complete logs.
+``in_sequence`` learns from the frames of one edge as they were sent. ``from_edges`` chooses among the frames of several
+edges while they come, and ``mixed`` learns from their images together. ``from_logs`` learns from complete logs.
 """

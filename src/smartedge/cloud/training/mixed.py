@@ -1,4 +1,4 @@
-"""Trains the back with images of several edges, while their frames come. Which ones is chosen by ``order.mixing``."""
+"""Trains the back with images of several edges, while their frames come. ``from_edges`` chooses which ones."""
 
 from __future__ import annotations
 

@@ -28,14 +28,15 @@ from smartedge.artifacts.summary import CloudSummary, has_finished
 from smartedge.cloud.files_for_edges import back_weights
 from smartedge.cloud.handover import Handover
 from smartedge.cloud.ingest import completion
-from smartedge.cloud.ingest.completion import Completion, ask_to_close
-from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.ingest.completion import Completion
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.learning import Learning
-from smartedge.cloud.order import mixing
 from smartedge.cloud.receiving import Receiving
 from smartedge.cloud.runner import CloudRunner
 from smartedge.cloud.store.feature_log import FeatureLog
+from smartedge.cloud.store.marks import ask_to_close
 from smartedge.cloud.trainer import BackTrainer
+from smartedge.cloud.training import from_edges
 from smartedge.errors import FrameError, LinkError, LogError, RunError
 from smartedge.models.entrances import Entrances
 from smartedge.models.network import divide
@@ -87,7 +88,7 @@ def test_every_training_frame_is_used_once_and_shares_are_equal_all_the_way(tmp_
 
 def test_the_figures_of_each_edge_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds = Mock(wraps=derive_seed)
-    monkeypatch.setattr(mixing, "derive_seed", seeds)
+    monkeypatch.setattr(from_edges, "derive_seed", seeds)
     config = fleet_config(fleet={"expect": 4})
     edges = edges_of(config, 4)
     edges[1].steps = 5

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from smartedge.artifacts.fleet_run import OrderLine
 from smartedge.cloud.batches import features_of, join, take
 from smartedge.cloud.handover import FrameGone, FrameKey, Handover
-from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.order.influence import Influence
 from smartedge.cloud.order.journal import Journal, JournalCopy
 from smartedge.cloud.order.share import FairShare, capped

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from smartedge.cloud.handover import Handover
-from smartedge.cloud.ingest.completion import is_complete
-from smartedge.cloud.ingest.intake import Intake
+from smartedge.cloud.intake import Intake
 from smartedge.cloud.store.copied import CopiedStore
 from smartedge.cloud.store.feature_log import FeatureReader, edges_of, log_folder
+from smartedge.cloud.store.marks import is_complete
 from smartedge.errors import LogError
 
 __all__ = ["StoreFollower"]
