@@ -9,7 +9,11 @@ from many_edges import SHAPE, SIZE, fleet_config
 from smartedge.cloud.back import build_back
 from smartedge.cloud.inputs import Inputs
 from smartedge.cloud.label_shares import LabelShares
+from smartedge.cloud.workers.shared_step import ShardedBatch
+from smartedge.images.augment import augment
 from smartedge.models.entrances import Entering
+from smartedge.models.network import to_input
+from smartedge.runs.seeds import derive_seed
 from smartedge.types import FeatureBatch
 
 
@@ -56,3 +60,20 @@ def test_maps_lie_in_memory_as_the_settings_say_and_vectors_stay_as_they_are() -
                 assert made.is_contiguous(memory_format=torch.channels_last) == channels_last
             else:
                 assert made.is_contiguous()
+
+
+def test_images_of_a_step_are_augmented_by_the_seed_the_update_and_the_shard() -> None:
+    config = fleet_config(seed=3, data={"augment": "flip"})
+    images = np.random.default_rng(0).integers(256, size=(16, 3, 8, 8), dtype=np.uint8)
+    part = FeatureBatch(np.arange(16), images, np.zeros(16, np.int64))
+    inputs = Inputs(config, build_back(config, 2)[0], torch.device("cpu"), LabelShares(None))
+
+    def expected(*update: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(3, "augment", *update))
+        return to_input(augment(torch.from_numpy(images), generator=generator, kind="flip"), torch.device("cpu"))
+
+    of_shards = inputs.ready(5, ShardedBatch({0: part, 2: part}, 32)).inputs
+    for made, update in ((of_shards[0], (5, 0)), (of_shards[2], (5, 2)), (inputs.ready(5, part).inputs[0], (5,))):
+        assert isinstance(made, torch.Tensor) and torch.equal(made, expected(*update))
+    assert not torch.equal(expected(5, 0), expected(5, 2))
+    assert torch.equal(inputs.of(part, None), to_input(torch.from_numpy(images), torch.device("cpu")))  # type: ignore[arg-type]

@@ -392,3 +392,23 @@ def test_arguments_that_do_not_fit(argv, message, config_file):
 def test_the_sweep_lies_beside_the_run():
     assert folder_of(load_config({"run_dir": "runs/faces"}), "other") == Path("runs/faces-sweep")
     assert folder_of(load_config({}), "faces") == Path("runs/faces-sweep")
+
+
+def test_a_row_counts_what_failed_and_takes_figures_of_finished_runs_alone(made, tmp_path, monkeypatch):
+    """Of three seeds, the first of which is the settings', the audit of one has no time."""
+    attacked = made.audit
+
+    def audit(run_dir: Path, settings: suite.AuditSettings, monitor: Any) -> None:
+        attacked(run_dir, settings, monitor)
+        if run_dir.name.endswith("seed=6"):
+            write_audit(run_dir, {"masculine": attribute_block(None)}, settings.budget)
+
+    monkeypatch.setattr(suite, "audit", audit)
+    found = go(tmp_path, "adversary.weight=0", base={**BASE, "seed": 5}, seeds=3, audit_seconds=60.0)
+    assert (found.seeds, found.budget_seconds) == ((5, 6, 7), 60.0)
+    assert [(point.seed, point.state) for point in found.points] == [(5, "done"), (6, "failed"), (7, "done")]
+    assert found.points[1].attributes == {} and found.points[1].desired == pytest.approx(0.962)
+    (row,) = found.rows
+    assert (row.runs, row.failed) == (2, 1) and row.desired.mean == pytest.approx(0.962)
+    assert row.attributes["masculine"].best.mean == pytest.approx(0.9)
+    assert go(tmp_path / "other", "adversary.weight=0", audit_seconds=math.inf).budget_seconds is None

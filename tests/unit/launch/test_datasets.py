@@ -146,3 +146,20 @@ def test_a_given_data_set_is_kept_with_the_run(tmp_path: Path) -> None:
     assert pq.read_schema(file).names == ["image", "age"]
     with pytest.raises(ConfigError, match=r"data\.path: leave it out"):
         with_given_data(load_config({"data": {"path": "elsewhere"}, "run_dir": str(tmp_path / "run")}), arrays)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+def test_images_of_another_shape_come_as_the_settings_say(tmp_path: Path, fit: str) -> None:
+    """The middle half of each picture is bright, and a crop keeps nothing else."""
+    picture = np.zeros((8, 32, 3), np.uint8)
+    picture[:, 8:24] = 200
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    (folder := tmp_path / "d").mkdir()
+    table = pa.table({"image": [{"bytes": file.getvalue(), "path": "a.png"}] * COUNT, "smile": MIXED})
+    for split in ("train", "val", "test"):
+        pq.write_table(table, folder / f"{split}.parquet")
+    image = opened(folder, data={"fit": fit}).splits["train"].read(np.arange(1)).images_BCHW[0]
+    left, top = image[0, 4, 0].item(), image[0, 0, 4].item()
+    assert (left > 150) == (fit == "crop"), "a crop leaves out the dark sides"
+    assert (top > 150) == (fit != "letterbox"), "a letterbox has bars above and below"

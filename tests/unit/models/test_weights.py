@@ -352,3 +352,12 @@ def test_a_scale_of_ones_own_is_applied_to_each_channel(pretrained, trained):
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (blueprint.mean, blueprint.std))
     scaled = first(to_input(images, torch.device("cpu")))
     torch.testing.assert_close(scaled, (images / 255 - mean) / std, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.1, 0.2, 0.3), None), (None, (0.5, 1, 2))])
+def test_of_a_scale_of_ones_own_one_half_may_be_left_out(mean, std):
+    first = undivided(Blueprint("timm/resnet10t", "layer1", 10, 64, 0, mean=mean, std=std))[0]
+    images = torch.randint(256, (2, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    shift, scale = (torch.tensor(values).reshape(3, 1, 1) for values in (mean or (0.5,) * 3, std or (0.25,) * 3))
+    scaled = first(to_input(images, torch.device("cpu")))
+    torch.testing.assert_close(scaled, (images / 255 - shift) / scale, rtol=1e-4, atol=1e-5)

@@ -336,7 +336,7 @@ def test_a_budget_too_small_for_an_attack_is_no_attack(evidence_of: Callable[...
 
 def test_standardise_and_pool() -> None:
     sample = torch.randn(500, 12, generator=torch.Generator().manual_seed(0)) * 5 + 2
-    for scale in (1.0, 1e-12, 1e25):
+    for scale in (1.0, 1e-12, 1e25, 1e37):
         made = Standardise(scale * sample)(scale * sample)
         assert made.shape == (500, 12)
         assert float(made.mean()) == pytest.approx(0, abs=1e-4) and float(made.std()) == pytest.approx(1, abs=0.01)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from smartedge.lab.audit.reconstruction.classifier import (
     recipe_of,
     train_classifier,
 )
+from smartedge.lab.audit.reconstruction.recipe import Fitted
 from smartedge.types import Task
 
 EXACT = torch.autocast("cpu", dtype=torch.bfloat16, enabled=False)
@@ -151,3 +154,25 @@ def test_where_no_label_of_the_attackers_own_val_images_is_known_no_epoch_is_bet
         recipe = recipe_of(4, epochs=1, seconds=float("inf"), lr=1e-3)
         _, fitted = classifier.adapted(given, recipe, seed=0, report=lambda *_: None)
         assert fitted.score == score
+
+
+def test_it_learns_from_train_images_mirrored_at_random_and_is_chosen_by_val_images(shuffled, monkeypatch):
+    given = {}
+
+    def note(classifier, images, recipe, *, seed, report):
+        given.update(images=images, recipe=recipe, seed=seed)
+        return Fitted(1.0, 1, 0.5)
+
+    monkeypatch.setattr(module, "_train", create_autospec(module._train, side_effect=note))
+    train_classifier(shuffled, questions_of(shuffled, []), seconds=9.0, seed=4, report=lambda *_: None)
+    images, recipe = given["images"], given["recipe"]
+    assert torch.equal(images.val_images, shuffled.images(shuffled.val.split))
+    assert images.val_labels_MQ[:, 0].tolist() == shuffled.val.desired.tolist()
+    assert images.labels_NQ[:, 0].tolist() == shuffled.train.desired.tolist()
+    plain = shuffled.images(shuffled.train.split).float() / 255
+    shown = images.images(torch.arange(len(plain)), torch.Generator().manual_seed(0))
+    mirrored = [torch.equal(one, other.flip(-1)) for one, other in zip(shown, plain, strict=True)]
+    assert any(mirrored) and not all(mirrored)
+    assert all(same or torch.equal(one, other) for same, one, other in zip(mirrored, shown, plain, strict=True))
+    # 1500 steps at least, of 32 images each
+    assert recipe.epochs == math.ceil(1500 * 32 / len(plain)) > 8 and recipe.seconds == 9.0 and given["seed"] == 4
