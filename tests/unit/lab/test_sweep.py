@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import create_autospec
+from unittest.mock import Mock, create_autospec
 
 import pytest
 from audit_example import attribute_block, example_audit, figures
@@ -177,6 +177,16 @@ def test_a_sweep_that_was_stopped_goes_on(made, tmp_path):
     found = go(tmp_path, "adversary.weight=0,1,2,3")
     assert {point.state for point in found.points} == {"done"}
     assert len(made.trained) == len(set(made.trained)) == 4 and len(made.resumed) == 1
+
+
+def test_what_waits_has_not_failed_and_shows_no_figures_of_a_shorter_audit(made, tmp_path, monkeypatch):
+    go(tmp_path, "adversary.weight=0,3", audit_seconds=60.0)
+    monkeypatch.setattr(suite, "audit", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, "adversary.weight=0,3", audit_seconds=math.inf)
+    kept = Sweep.read(tmp_path / "sweep.json")
+    assert [(point.state, point.attributes) for point in kept.points] == [("waiting", {})] * 2
+    assert [(row.runs, row.failed) for row in kept.rows] == [(0, 0)] * 2
 
 
 def test_a_run_directory_that_is_gone_is_made_again(made, tmp_path):
