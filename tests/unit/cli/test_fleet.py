@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
+from smartedge.cli import fleet
 from smartedge.cli.app import main
 from smartedge.config import load_config
 
@@ -118,3 +120,29 @@ def test_train_runs_one_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     settings.write_text(load_config({"fleet": {"expect": 3}, "run_dir": str(tmp_path / "run")}).to_yaml())
     assert main(["train", str(settings)]) == 2
     assert "start 'smartedge cloud', and 'smartedge edge' on each device" in capsys.readouterr().err
+
+
+def test_the_list_says_what_has_expired(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tmp_path / "factory")
+    assert main(["fleet", "init", folder]) == 0
+    assert main(["fleet", "add", folder, "door", "--cloud", "cloud.example:8815", "--days", "10"]) == 0
+    assert main(["fleet", "add", folder, "gate", "--cloud", "cloud.example:8815", "--days", "30"]) == 0
+
+    def listed(days: int) -> list[str]:
+        class Later(datetime):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:
+                return datetime.now(tz) + timedelta(days=days)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(fleet, "datetime", Later)
+            capsys.readouterr()
+            main(["fleet", "list", folder])
+            return capsys.readouterr().out.splitlines()
+
+    assert [line.split()[:3] for line in listed(9)[:2]] == [["door", "may", "send"], ["gate", "may", "send"]]
+    door, gate = listed(11)[:2]
+    assert door.startswith("door  certificate expired on 20") and gate.startswith("gate  may send until 20")
+    assert "the cloud's certificate has expired: 'smartedge fleet renew DIR'" in listed(5000)[-1]
