@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 __all__ = ["main"]
 
 
 def main() -> int:
-    """Run the command line of this process. Ctrl-C while modules are imported ends it without a traceback."""
+    """Run the command line of this process. Ctrl-C while Python begins or ends it prints no traceback."""
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         # Settings and tables name files in UTF-8, which this process could not find. So begin again, in UTF-8.
         os.environ["PYTHONUTF8"] = "1"
@@ -19,6 +20,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)  # noqa: T201 - nothing of ours is imported yet
         return 130
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the verb does not handle it: while Python ends
     return app.main()
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "final_name",
     "finite_or_none",
     "is_disk_error",
+    "named_by",
     "open_regular",
     "private_folder",
     "read_small",
@@ -143,6 +144,13 @@ def final_name(name: str) -> str:
     """
     found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", name)
     return found[1] if found else name
+
+
+def named_by(error: OSError) -> str:
+    """The file of an error; in place of a temporary one, the file that it was to become. Empty: it names none."""
+    name = error.filename
+    folder, file = os.path.split(os.fsdecode(name) if isinstance(name, bytes) else str(name))
+    return "" if name is None else os.path.join(folder, final_name(file))
 
 
 def sync_folder(path: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 from smartedge.cli.help import Help
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
 from smartedge.extras import how_to_install
-from smartedge.files import disk_error, final_name, system_error
+from smartedge.files import disk_error, named_by, system_error
 from smartedge.logs import json_line, plain, say
 from smartedge.stopping import Stopped, stop_on_signals
 
@@ -186,9 +186,7 @@ def _tell_what_is_refused(error: Exception, argv: Sequence[str], args: argparse.
         return ConfigError.exit_code
     if "--debug" in argv:
         traceback.print_exc()
-    name = refused.filename
-    folder, file = os.path.split(os.fsdecode(name) if isinstance(name, bytes) else str(name))
-    where = "" if name is None else f"{plain(os.path.join(folder, final_name(file)))}: "
+    where = f"{plain(name)}: " if (name := named_by(refused)) else ""
     next_step = "" if refused.errno in _ANOTHER_PLACE else _how_to_go_on(argv, args)
     _say(args, "error", f"error [{LogError.code}]: {where}{disk_error(refused)}{next_step}", code=LogError.code)
     return LogError.exit_code

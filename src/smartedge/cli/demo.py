@@ -119,10 +119,18 @@ def _make_run(config: Config, reports: ThreadPoolExecutor) -> None:
     from smartedge.cli.common import write_report_where_possible
     from smartedge.training import train
 
-    if (config.run_dir / "run.json").exists():
-        shutil.rmtree(config.run_dir)
+    _remove_run(config.run_dir)
     train(config)
     reports.submit(write_report_where_possible, config.run_dir)
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove a run, and its facts last: where this is killed midway, the next call still takes the rest for a run."""
+    if (folder / "run.json").exists():
+        for part in folder.iterdir():
+            if part.is_dir():
+                shutil.rmtree(part)
+        shutil.rmtree(folder)
 
 
 def epochs_in_the_same_time(divided: Results, whole: Results) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from smartedge.config import Config, load_config
 from smartedge.config.writing import commented_yaml
 from smartedge.errors import ConfigError, SmartEdgeError
-from smartedge.files import disk_error
+from smartedge.files import disk_error, write_atomically
 from smartedge.logs import say
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.path}: is a folder; give the file to write, and the images as --data: "
             f"'smartedge init run.yaml --data {args.path}'"
         )
-    if args.path.exists() and not args.force:
-        raise ConfigError(f"{args.path}: exists already; give another path, or --force to overwrite it")
+    _refuse_existing(args)
     asking = not args.yes and sys.stdin.isatty() and sys.stdout.isatty()
     if asking and args.data is None:
         args.data = _ask("Where are the images? A folder, a .parquet file, or 'drawn' for drawn faces", "drawn")
@@ -82,11 +81,9 @@ def run(args: argparse.Namespace) -> int:
 
         summary = summarise(args.data)
     config = _without_data(args) if summary is None else _with_data(args, summary, asking=asking)
+    _refuse_existing(args)  # again: measuring, and answers of a person, take a while
     try:
-        with args.path.open("w" if args.force else "x", encoding="utf-8") as file:
-            file.write(commented_yaml(config))
-    except FileExistsError as error:
-        raise ConfigError(f"{args.path}: exists already; give another path, or --force to overwrite it") from error
+        write_atomically(args.path, commented_yaml(config))
     except OSError as error:
         raise ConfigError(f"{args.path}: {disk_error(error)}") from error
     say(f"wrote {args.path}", "next:")
@@ -97,6 +94,11 @@ def run(args: argparse.Namespace) -> int:
     if config.data.sensitive:
         say("  smartedge audit runs/latest      # what an attacker still reads of the hidden columns")
     return 0
+
+
+def _refuse_existing(args: argparse.Namespace) -> None:
+    if args.path.exists() and not args.force:
+        raise ConfigError(f"{args.path}: exists already; give another path, or --force to overwrite it")
 
 
 def _ask(question: str, proposed: str) -> str:

@@ -13,7 +13,7 @@ from smartedge.cli.arguments import above_zero, comma_separated, count, positive
 from smartedge.cli.common import add_override_argument
 from smartedge.cli.profile import add_measuring_arguments, threads
 from smartedge.errors import ConfigError, DataError
-from smartedge.files import disk_error
+from smartedge.files import disk_error, write_atomically
 from smartedge.logs import say
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
                 f"--write: no choice with method {config.method} keeps the constraints; nothing is written"
             )
         try:
-            args.write.write_text(commented_yaml(written(config, plan.chosen.choice)), encoding="utf-8")
+            write_atomically(args.write, commented_yaml(written(config, plan.chosen.choice)))
         except OSError as error:
             raise ConfigError(f"--write {args.write}: {disk_error(error)}") from error
         _say(args, args.write)

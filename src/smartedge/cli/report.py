@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smartedge.errors import RunError
-from smartedge.files import is_disk_error
+from smartedge.errors import LogError, RunError
+from smartedge.files import disk_error, is_disk_error, named_by
 from smartedge.logs import say
 from smartedge.methods.schedules import get_schedule
 
@@ -53,6 +53,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> argparse.Argument
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, or the figure, and say where it is."""
+    try:
+        return _write(args)
+    except OSError as error:
+        page = args.run_dirs[0] / "report.html"
+        if args.out is None and is_disk_error(error) and named_by(error) == str(page):
+            raise LogError(f"{page}: {disk_error(error)}; or write the page elsewhere, with --out FILE") from error
+        raise
+
+
+def _write(args: argparse.Namespace) -> int:
     from smartedge.config import load_run_config
 
     for folder in args.run_dirs:

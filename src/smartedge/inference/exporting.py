@@ -30,7 +30,7 @@ from smartedge.config import Config
 from smartedge.data.raw import PERSON_COLUMN
 from smartedge.errors import FrontError
 from smartedge.extras import how_to_install
-from smartedge.files import write_atomically
+from smartedge.files import system_error, write_atomically
 from smartedge.fleet.signing import sign
 from smartedge.fronts.bundle import EXIT, FRONT, MANIFEST, SIGNATURE, check_new
 from smartedge.images.size import ImageSize
@@ -190,6 +190,8 @@ def _to_onnx(module: nn.Module, example: Tensor, takes: str, gives: str) -> byte
                 exporter(f=file)
                 return file.read_bytes()
         except Exception as error:  # exporters fail in many ways
+            if system_error(error) is not None:  # such as a full disk: another cut would not help
+                raise
             reasons.append(str(error).strip().split("\n")[0])
     raise FrontError(f"the network cannot become ONNX: {' / '.join(reasons)}; another model.cut may do")
 

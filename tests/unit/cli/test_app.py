@@ -22,6 +22,7 @@ import smartedge.cli
 from smartedge.cli import app
 from smartedge.errors import ConfigError, LinkError, SmartEdgeError
 from smartedge.extras import how_to_install
+from smartedge.files import temporary_name
 from smartedge.stopping import Stopped, stop_on_signals
 
 NAMES = [name for group in app.VERBS.values() for name in group]
@@ -309,6 +310,18 @@ def test_a_verb_that_is_asked_to_stop_ends_with_the_code_of_its_kind(verb, numbe
     assert (f"`{verb}`" in line) == (verb in app._LONG)
 
 
+def test_ctrl_c_while_python_ends_prints_no_traceback(tmp_path: Path) -> None:
+    code = (
+        "import atexit, signal, sys; from smartedge.__main__ import main; "
+        "atexit.register(signal.raise_signal, signal.SIGINT); sys.exit(main())"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "close", "nowhere"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == -signal.SIGINT  # a shell makes 130 of it
+    assert ended.stderr.startswith("error [SE-RUN]") and ended.stderr.count("\n") == 1
+
+
 def test_a_full_disk_is_an_error_that_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,6 +380,23 @@ def test_a_place_that_no_resumption_mends_gets_no_advice_to_resume(
     monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, resume=False))
     assert app.main(["train", "run.yaml"]) == 8
     assert capsys.readouterr().err.endswith(says)
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "page.html"]], ids=["in the run", "elsewhere"])
+def test_a_report_of_a_run_that_can_only_be_read_goes_elsewhere(
+    out: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.json").touch()
+
+    def fails(run_dir: Path, out: Path | None) -> Path:
+        page = out or run_dir / "report.html"
+        raise OSError(errno.EROFS, "Read-only file system", str(temporary_name(page)))
+
+    monkeypatch.setattr("smartedge.lab.report.write_report", fails)
+    assert app.main(["report", str(tmp_path), *out]) == 8
+    said = capsys.readouterr().err
+    assert said.startswith(f"error [SE-LOG]: {out[-1] if out else tmp_path / 'report.html'}: the disk can only be read")
+    assert said.endswith("; or write the page elsewhere, with --out FILE\n") == (not out)
 
 
 def test_an_error_of_the_system_that_is_not_the_disk_s_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

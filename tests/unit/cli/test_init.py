@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +52,32 @@ def test_any_settings_survive_the_way_through_the_commented_file(changes: dict, 
     path = tmp_path / "run.yaml"
     path.write_text(commented_yaml(config), encoding="utf-8")
     assert load_config(path) == config
+
+
+@contextmanager
+def short_files() -> Iterator[None]:
+    """This process may write no file of more than 1000 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_a_part_leaves_the_former_file_and_no_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of a settings file can be read: what is missing has its default."""
+    path = tmp_path / "run.yaml"
+    with short_files():
+        assert main(["init", str(path)]) == 2
+    assert list(tmp_path.iterdir()) == []
+    path.write_text("seed: 7\n")
+    with short_files():
+        assert main(["init", str(path), "--force"]) == 2
+    assert path.read_text() == "seed: 7\n"
+    assert capsys.readouterr().err.count("no file of this size is allowed") == 2
 
 
 def test_arguments_are_written_and_the_next_steps_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import struct
 import tarfile
 from pathlib import Path
@@ -177,3 +178,29 @@ def test_names_of_cifar100_that_cannot_be_read(tmp_path: Path, cache: Path) -> N
     (tmp_path / "cifar-100-python" / "meta").write_bytes(pickled({"fine_label_names": ["a"]}))
     with pytest.raises(DataError, match=r"meta has no coarse_label_names"):
         open_dataset(str(tmp_path), "label", image_size=32, cache_dir=cache)
+
+
+def test_a_download_that_was_killed_while_it_was_unpacked_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open(tmp_path / "cifar.tar.gz", "w:gz") as tar:
+        for name in NAMES:
+            (tmp_path / name).write_bytes(binary(0))
+            tar.add(tmp_path / name, f"{cifar.BINARY}/{name}.bin")
+    archive = (tmp_path / "cifar.tar.gz").read_bytes()
+    monkeypatch.setattr(cifar.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(archive))
+    monkeypatch.setattr(cifar, "MD5", hashlib.md5(archive, usedforsecurity=False).hexdigest())
+    kept, write_bytes = tmp_path / "kept", Path.write_bytes
+
+    def killed(path: Path, data: bytes) -> int:
+        if path.name == "data_batch_3.bin":
+            raise KeyboardInterrupt
+        return write_bytes(path, data)
+
+    with monkeypatch.context() as midway:
+        midway.setattr(Path, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cifar.download_cifar10(kept)
+    assert cifar.find_cifar(kept) is None
+    found = cifar.download_cifar10(kept)
+    assert cifar.find_cifar(kept) == found and len(list(found.folder.iterdir())) == len(NAMES)

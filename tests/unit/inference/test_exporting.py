@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_what_neither_can_express_is_an_error(capfd: pytest.CaptureFixture[str])
     with pytest.raises(FrontError, match="cannot become ONNX"):
         _to_onnx(Chooses().eval(), torch.rand(2, 3, 4, 4), "x", "y")
     assert "graph" not in capfd.readouterr().out  # the older exporter prints it by itself
+
+
+def test_a_full_disk_is_no_fault_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.onnx, "export", full)
+    with pytest.raises(OSError, match="No space left"):
+        _to_onnx(nn.Conv2d(3, 2, 1), torch.rand(2, 3, 4, 4), "x", "y")
 
 
 def test_a_wrong_graph_is_noticed() -> None:

@@ -200,7 +200,9 @@ def download_cifar10(folder: Path) -> Cifar:
             if digest.hexdigest() != MD5:
                 raise DataError(f"{URL} gave another file than expected (MD5 {digest.hexdigest()}); {hint}")
             archive.seek(0)
-            _unpack(archive, folder / BINARY)
+            with tempfile.TemporaryDirectory(dir=folder) as temporary:  # so that a part is never taken for the whole
+                _unpack(archive, Path(temporary) / BINARY)
+                (Path(temporary) / BINARY).replace(folder / BINARY)
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"CIFAR-10 could not be fetched from {URL}: {error}; {hint}") from error
     return Cifar(folder / BINARY, hundred=False, binary=True)
