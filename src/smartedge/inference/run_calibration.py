@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,8 @@ def calibration_of(run: TrainedRun, front: TorchFront) -> Calibration:
         protected=run.config.dp.apply_to == "always",
         back=LocalBack(run) if has_back else None,
     )
-    RunCalibration(calibration=found).write(file)
+    with suppress(OSError):  # of a run that can only be read, it is made again each time
+        RunCalibration(calibration=found).write(file)
     return found
 
 

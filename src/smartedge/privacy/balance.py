@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -114,7 +115,10 @@ def read_balance(path: Path) -> Balance:
     if not path.exists():
         raise PrivacyError(f"{path}: there is no ledger; it lies in the run directory, on the edge")
     with refusing(path):
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30)
+        # SQLite makes files beside the ledger, also to read it. Where it cannot, and nobody writes, it needs none.
+        still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+        how = "mode=ro&immutable=1" if still else "mode=ro"
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
         try:
             db.execute("BEGIN")  # one view of the file, even while a run writes
             return balance_of(db)

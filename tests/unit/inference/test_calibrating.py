@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -158,7 +160,13 @@ def test_a_runs_exit_is_calibrated_once_on_its_validation_images(apply_to, tmp_p
     monkeypatch.setattr(run_calibration, "dataset_of", dataset_of)
     monkeypatch.setattr(run_calibration, "LocalBack", lambda run: lambda features_BF: np.eye(3)[[0] * len(features_BF)])
     front = Front()
+    with monkeypatch.context() as disk:
+        disk.setattr("smartedge.files.replacing", Mock(side_effect=OSError(errno.EROFS, "can only be read")))
+        unkept = calibration_of(run, front)
+    opened.clear()
+    front.seen.clear()
     found = calibration_of(run, front)
+    assert found == unkept
     assert (found.images, found.back_accuracy) == (130, None)
     clean = front.features(Validation().read(np.arange(130)).images_BCHW.numpy())
     assert np.array_equal(np.concatenate(front.seen), clean) is (apply_to == "training")

@@ -63,6 +63,20 @@ def test_every_image_of_every_release_is_a_row(tmp_path):
     assert rows == [(10, 3)]
 
 
+def test_a_ledger_on_a_disk_that_can_only_be_read_is_read(tmp_path, monkeypatch):
+    """SQLite's own files beside it cannot be made there. Where one has changes that the ledger lacks: an error."""
+    path = tmp_path / "l"
+    with opened(path) as ledger:
+        ledger.debit("train", IDS, GAUSS, seq=0, nonce=nonce(0))
+        mine = ledger.balance()
+    (tmp_path / "l-shm").symlink_to(tmp_path / "nowhere" / "l-shm")
+    monkeypatch.setattr(os, "access", lambda place, how: False)
+    assert read_balance(path) == mine
+    (tmp_path / "l-wal").write_bytes(bytes(100))
+    with pytest.raises(PrivacyError, match="unable to open"):
+        read_balance(path)
+
+
 def test_the_last_digits_of_a_policys_numbers_may_differ(tmp_path):
     """They depend on the mathematical library; a run goes on after an update. Another σ is another policy."""
     policy = {"mechanism": "gaussian", "sigma": 0.7461264123456789, "feature_shape": [2, 2]}
