@@ -15,6 +15,8 @@ def main() -> int:
         # Settings and tables name files in UTF-8, which this process could not find. So begin again, in UTF-8.
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    # Processes that this one starts would import the user's random.py in place of Python's. From Python 3.11 on.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     try:
         from smartedge.cli import app
     except KeyboardInterrupt:

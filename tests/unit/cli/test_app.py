@@ -154,6 +154,21 @@ def test_ctrl_c_while_modules_are_imported_leaves_no_traceback() -> None:
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 imports from the current folder first")
+def test_files_of_the_current_folder_are_no_part_of_the_processes_that_are_started(tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('the wrong one')")
+    program = (
+        "import subprocess, sys\n"
+        "sys.path.remove('')\n"  # as in the program smartedge
+        "from smartedge import __main__\n"
+        "from smartedge.cli import app\n"
+        "app.main = lambda: subprocess.call([sys.executable, '-m', 'smartedge', '--version'])\n"
+        "sys.exit(__main__.main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_closed_stream_and_a_character_that_a_terminal_lacks_end_no_verb(tmp_path: Path) -> None:
     shell = f"{sys.executable} -m smartedge {{}}"
     for command, code in (

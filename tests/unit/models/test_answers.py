@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from collections.abc import Callable
@@ -90,6 +91,12 @@ class TwoArguments(Net):
         return self.logits(x * mask)
 
 
+class ImportsLate(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        importlib.import_module("in_a_folder_that_python_does_not_search")
+        return self.logits(x)
+
+
 class AlwaysEvaluated(Net):
     def train(self, mode: bool = True) -> AlwaysEvaluated:
         return super().train(False)
@@ -158,6 +165,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
         (lambda: Net().half(), "its stage.0.weight is torch.float16; let it be built as float32"),
         (lambda: Net().to("meta"), "its stage.0.weight is on the device meta; let it be built on the CPU"),
         (TwoArguments, "let its forward take one argument, the images"),
+        (ImportsLate, "import it at the beginning of the network's file"),
         (Exported, "it is of torch.export, which fixes one mode; give the network that was exported"),
         (Blind, "the image has no influence on its answer"),
     ],

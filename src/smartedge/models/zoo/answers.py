@@ -124,6 +124,8 @@ def _what_to_mend(model: nn.Module, error: Exception) -> str:
             return f"its {name} is {tensor.dtype}; let it be built as float32 (train.precision makes it faster)"
     if isinstance(error, TypeError) and "argument" in str(error):
         return "let its forward take one argument, the images"
+    if isinstance(error, ModuleNotFoundError):
+        return "import it at the beginning of the network's file, or let Python find it: PYTHONPATH=FOLDER"
     if isinstance(error, NotImplementedError) and "eval()" in str(error):
         return "it is of torch.export, which fixes one mode; give the network that was exported"
     return "choose another image size or network, or mend its forward"
