@@ -26,9 +26,9 @@ Change = Callable[[Tensor], Tensor]
 class Net(nn.Module):
     """A stage and a linear layer, and what comes after."""
 
-    def __init__(self, outputs: int = 3, end: Change | None = None) -> None:
+    def __init__(self, outputs: int = 3, end: Change | None = None, channels: int = 3) -> None:
         super().__init__()
-        self.stage = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1))
+        self.stage = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.1))
         self.head = nn.Linear(8, outputs)
         self.end = end
 
@@ -164,8 +164,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module], nn.Module]:
         (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), "nothing of it can be trained; it has no param"),
         (lambda: Net().half(), "its stage.0.weight is torch.float16; let it be built as float32"),
         (lambda: Net().to("meta"), "its stage.0.weight is on the device meta; let it be built on the CPU"),
+        (lambda: Net(channels=1), "let its first layer take 3 channels, or change those of the images"),
         (TwoArguments, "let its forward take one argument, the images"),
-        (ImportsLate, "import it at the beginning of the network's file"),
+        (ImportsLate, "'in_a_folder_that_python_does_not_search'; install it"),
         (Exported, "it is of torch.export, which fixes one mode; give the network that was exported"),
         (Blind, "the image has no influence on its answer"),
     ],

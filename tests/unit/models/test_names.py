@@ -37,6 +37,8 @@ def test_what_no_library_has_is_refused(name: str) -> None:
         ("small.py:make", r"the module, small:make, and let Python find it: PYTHONPATH=\.$"),
         ("./nets/small:make", "the module, small:make, and let Python find it: PYTHONPATH=nets$"),
         ("/nets/small.py:make", "PYTHONPATH=/nets$"),
+        ("my nets/small.py:make", "PYTHONPATH='my nets'$"),
+        ("nets/small.py", "the module, small:FACTORY, and"),
     ],
 )
 def test_the_path_of_a_file_is_no_module(name: str, said: str) -> None:

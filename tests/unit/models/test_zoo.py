@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +87,28 @@ def test_networks_of_the_user(tmp_path, monkeypatch):
         build("own_network:make", outputs=4, image_size=8, seed=0)
 
 
+def test_the_seed_decides_whatever_the_users_own_code_draws(tmp_path, monkeypatch):
+    (tmp_path / "random_network.py").write_text(
+        "import random, numpy as np, torch\n"
+        "from torch import nn\n"
+        "torch.rand(1), random.random(), np.random.rand()\n"  # once in a process
+        "def make(num_classes):\n"
+        "    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, num_classes))\n"
+        "    network.register_buffer('drawn', torch.tensor([random.random(), np.random.rand()]))\n"
+        "    return network\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "random_network", raising=False)
+    random.seed(1), np.random.seed(1)
+    first, second, other = (build("random_network:make", outputs=4, image_size=16, seed=seed) for seed in (3, 3, 4))
+    after = random.random(), np.random.rand()
+    random.seed(1), np.random.seed(1)
+    assert after == (random.random(), np.random.rand())  # the global random states were left alone
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+        assert not torch.equal(tensor, other.state_dict()[name])
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [("resnet19", "resnet18"), ("timm/vit_tiny_patch16", "vit_tiny_patch16_224"), ("torchvision/mobilevit_xxs", "")],
@@ -153,8 +177,11 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
     (tmp_path / "a_script.py").write_text("import sys\nsys.exit(2)\n")
     (tmp_path / "half_written.py").write_text("\ndef make(:\n")
     (tmp_path / "needs_more.py").write_text("import no_such_package.parts\n")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "beside.py").write_text("")
+    (tmp_path / "own" / "needs_beside.py").write_text("import beside\n")
     monkeypatch.chdir(tmp_path)
-    for name in ("buggy_network", "broken_module", "a_script", "half_written", "needs_more"):
+    for name in ("buggy_network", "broken_module", "a_script", "half_written", "needs_more", "own", "own.needs_beside"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
     def refused(name: str, **arguments: object) -> str:
@@ -170,6 +197,7 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
     assert "importing a_script fails: SystemExit" in refused("a_script:make")
     assert re.search(r"half_written fails: SyntaxError: .*half_written\.py:2: invalid", refused("half_written:make"))
     assert re.search(r"needs_more\.py:1 in .*'no_such_package'; install it$", refused("needs_more:make"))
+    assert refused("own.needs_beside:make").endswith(f"'beside'; let Python find it: PYTHONPATH={tmp_path / 'own'}")
     assert "No module named 'absent'; give package.module:factory" in refused("absent.nets:make")
     assert "importing broken_module fails: JSONDecodeError" in refused("broken_module:make")
     assert "with a Logits instead of a tensor (1, 4); let package.module:factory return" in refused("buggy_network:odd")

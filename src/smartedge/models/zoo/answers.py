@@ -16,7 +16,7 @@ from torch.autograd.graph import Node
 
 from smartedge.errors import CutError
 from smartedge.images.size import ImageSize
-from smartedge.models.blame import kind_and_place
+from smartedge.models.blame import kind_and_place, where_to_find
 
 __all__ = ["check_answer", "check_training_answer", "plain"]
 
@@ -53,7 +53,7 @@ def check_answer(model: nn.Module, name: str, outputs: int, size: ImageSize) -> 
             answer = model.eval()(image.clone())  # a network may change what it is given
     except Exception as error:  # whatever the network's code raises
         raise CutError(
-            f"{name} does not take {size} images: {kind_and_place(error)}; {_what_to_mend(model, error)}"
+            f"{name} does not take {size} images: {kind_and_place(error)}; {_what_to_mend(model, error, size)}"
         ) from error
     model.train()
     if not isinstance(answer, Tensor):
@@ -115,17 +115,19 @@ def plain(model: nn.Module) -> nn.Module:
     return model
 
 
-def _what_to_mend(model: nn.Module, error: Exception) -> str:
+def _what_to_mend(model: nn.Module, error: Exception, size: ImageSize) -> str:
     """What to do about a network that fails on an image."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.device.type != "cpu":
             return f"its {name} is on the device {tensor.device}; let it be built on the CPU"
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             return f"its {name} is {tensor.dtype}; let it be built as float32 (train.precision makes it faster)"
+    if f"but got {size.channels} channels" in str(error):  # of torch's convolutions
+        return f"let its first layer take {size.channels} channels, or change those of the images (data.image_size)"
     if isinstance(error, TypeError) and "argument" in str(error):
         return "let its forward take one argument, the images"
     if isinstance(error, ModuleNotFoundError):
-        return "import it at the beginning of the network's file, or let Python find it: PYTHONPATH=FOLDER"
+        return where_to_find(error)
     if isinstance(error, NotImplementedError) and "eval()" in str(error):
         return "it is of torch.export, which fixes one mode; give the network that was exported"
     return "choose another image size or network, or mend its forward"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +32,7 @@ def check_name(name: str) -> None:
         CutError: no network has that name.
     """
     library, _, short = name.rpartition("/")
-    if ":" in name:
+    if ":" in name or name.endswith(".py"):
         _refuse_file(name)
         return
     searched = [library] if library in _FILES else list(_FILES)
@@ -50,8 +51,8 @@ def _refuse_file(name: str) -> None:
     if not is_on_hub(name) and ("/" in module or module.endswith(".py")):
         file = Path(module.removesuffix(".py"))
         raise CutError(
-            f"{name}: {module} is the path of a file; give the module, {file.name}:{factory}, and let Python find it: "
-            f"PYTHONPATH={file.parent}"
+            f"{name}: {module} is the path of a file; give the module, {file.name}:{factory or 'FACTORY'}, and let "
+            f"Python find it: PYTHONPATH={shlex.quote(str(file.parent))}"
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import random
 import re
 import sys
 import typing
@@ -15,13 +16,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import nn
 
 from smartedge.errors import CutError
 from smartedge.images.size import RGB, ImageSize
-from smartedge.models.blame import first_line, kind_and_place, place_and_reason
+from smartedge.models.blame import first_line, kind_and_place, place_and_reason, where_to_find
 from smartedge.models.blueprint import is_on_hub, weights_named
 from smartedge.models.compat import load_timm, load_torchvision
 from smartedge.models.zoo.answers import check_answer
@@ -63,7 +65,8 @@ def build(
         small_input: adapt to small images, by their shorter side. Below 64 pixels ResNets begin with a 3x3 convolution
             of stride 1 and no pooling; below 128 pixels VGGs end in global pooling and one linear layer. The user's own
             networks, and pretrained ones, are left alone.
-        seed: determines every parameter that is not pretrained. The global random state is left as it was.
+        seed: determines every parameter that is not pretrained, also where the user's own code draws from Python's or
+            NumPy's global generator. The global random states are left as they were.
         weights: ``none``, ``timm`` (those that timm publishes), a file, or ``later``; None: as the name says, see
             :func:`smartedge.models.blueprint.weights_named`.
         arguments: further arguments for the library's builder or the user's factory.
@@ -76,10 +79,12 @@ def build(
     own = ":" in name and not is_on_hub(name)
     if own and weights == "timm":
         raise CutError(f"model.weights: timm has no weights for a network of your own ({name}); give a file")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _seeded() as begin_at:
+        begin_at(seed)
         if own:
-            model, published = _from_factory(name, outputs, arguments or {}), None
+            factory = _factory(name)
+            begin_at(seed)  # whatever was drawn while the module was imported, which happens once in a process
+            model, published = _from_factory(factory, name, outputs, arguments or {}), None
         else:
             found = _find(name, timm_first=weights == "timm")
             small = small_input and weights == "none"
@@ -252,20 +257,29 @@ def _vgg_with_small_head(make: Callable[[], nn.Module], outputs: int) -> nn.Modu
     return model
 
 
-def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -> nn.Module:
+def _factory(name: str) -> Callable[..., object]:
+    """The user's own function, imported."""
     module_name, _, attribute = name.partition(":")
     with importing_from(Path.cwd()):
         try:
-            factory = getattr(importlib.import_module(module_name), attribute)
+            factory: Callable[..., object] = getattr(importlib.import_module(module_name), attribute)
         except ModuleNotFoundError as error:
             if f"{module_name}.".startswith(f"{error.name}."):  # the module itself, or a package of it
                 raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
-            raise CutError(f"{name}: importing {module_name} fails: {place_and_reason(error)}; install it") from error
+            failed = f"importing {module_name} fails: {place_and_reason(error)}; {where_to_find(error)}"
+            raise CutError(f"{name}: {failed}") from error
         except (ImportError, AttributeError) as error:
             raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
         except (Exception, SystemExit) as error:  # a script without a main part ends here
             raise CutError(f"{name}: importing {module_name} fails: {kind_and_place(error)}") from error
-        given = ", ".join([f"num_classes={outputs}", *(f"{key}={value!r}" for key, value in arguments.items())])
+    return factory
+
+
+def _from_factory(
+    factory: Callable[..., object], name: str, outputs: int, arguments: Mapping[str, JsonValue]
+) -> nn.Module:
+    given = ", ".join([f"num_classes={outputs}", *(f"{key}={value!r}" for key, value in arguments.items())])
+    with importing_from(Path.cwd()):
         try:
             model = factory(num_classes=outputs, **arguments)
         except (Exception, SystemExit) as error:
@@ -273,6 +287,24 @@ def _from_factory(name: str, outputs: int, arguments: Mapping[str, JsonValue]) -
     if not isinstance(model, nn.Module):
         raise CutError(f"{name}({given}) gave a {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+@contextmanager
+def _seeded() -> Iterator[Callable[[int], None]]:
+    """A function that puts the global generators of torch, Python and NumPy to a seed; afterwards all are as before."""
+
+    def begin_at(seed: int) -> None:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield begin_at
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager
