@@ -23,7 +23,7 @@ def main() -> int:
         print("stopped", file=sys.stderr)  # noqa: T201 - nothing of ours is imported yet
         return 130
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the verb does not handle it: while Python ends
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # where the verb does not handle it: while Python ends
     return app.main()
 
 

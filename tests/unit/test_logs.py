@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import logging
 import os
 import re
+import sys
 import threading
 
 import pytest
@@ -145,3 +147,18 @@ def test_the_text_of_others_stays_on_its_line_where_no_log_is_asked_for(capsys: 
     printed = capsys.readouterr()
     assert printed.out == f"classes:\n{plain(EVIL)}\n"
     assert all(each.isprintable() or each == "\n" for each in printed.err) and "\\x1b[2J" in printed.err
+
+
+@pytest.mark.parametrize("place", ["a closed pipe", "/dev/full"])
+def test_where_bars_cannot_be_shown_the_work_goes_on(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """rich ends a thread that writes into a closed pipe; of 'smartedge train' that is the one that reads a side."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = os.fdopen(writing, "w") if place == "a closed pipe" else open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stderr", stream)
+    bars = Bars()
+    bars.update(Update("edge", "data", text="12 images"))
+    bars.update(Update("edge", "train", 3, 3))
+    bars.close()
+    with contextlib.suppress(OSError):
+        stream.close()

@@ -20,6 +20,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from smartedge.cli.help import Help
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(args, "info", stopped.args[0] if stopped.args else f"stopped{_how_to_go_on(arguments, args)}")
         return 0 if _verb(arguments) in _LONG else 130
     except KeyboardInterrupt as interrupt:
-        say(interrupt.args[0] if interrupt.args else "stopped", file=sys.stderr)
+        _tell(interrupt.args[0] if interrupt.args else "stopped")
         return 130
     except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -182,7 +183,7 @@ def _tell_what_is_refused(error: Exception, argv: Sequence[str], args: argparse.
     if (refused := system_error(error)) is None:
         if not isinstance(error, ImportError) or (text := _what_is_missing(error)) is None:
             return None
-        say(f"error [SE-CONFIG]: {text}", file=sys.stderr)
+        _tell(f"error [SE-CONFIG]: {text}")
         return ConfigError.exit_code
     if "--debug" in argv:
         traceback.print_exc()
@@ -232,7 +233,13 @@ def _say(args: argparse.Namespace, level: str, text: str, code: str | None = Non
     json_wanted = getattr(args, "log_format", None) == "json"
     fields = {} if code is None else {"code": code}
     lines = [json_line(level, text, None, logger="smartedge", **fields)] if json_wanted else text.split("\n")
-    say(*lines, file=sys.stderr)  # errors of settings have a line for each problem
+    _tell(*lines)  # errors of settings have a line for each problem
+
+
+def _tell(*lines: str) -> None:
+    """The last lines of a command. The exit code counts, also where standard error is closed or its disk is full."""
+    with suppress(OSError):
+        say(*lines, file=sys.stderr)
 
 
 def _verb(argv: Sequence[str]) -> str | None:

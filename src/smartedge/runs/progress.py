@@ -7,8 +7,9 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO, cast
 
 from smartedge.logs import plain
 
@@ -134,6 +135,27 @@ class LogLines:
         """Nothing to do."""
 
 
+class _Unneeded:
+    """A stream for what nobody needs to see: where it was closed, or its disk is full, the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
 class Bars:
     """A progress bar for each side and phase. On a terminal they move; elsewhere each bar prints one line when done."""
 
@@ -149,7 +171,7 @@ class Bars:
             TimeRemainingColumn,
         )
 
-        self.console = Console(file=sys.stderr)
+        self.console = Console(file=cast("TextIO", _Unneeded(sys.stderr)))
         self.bars: dict[tuple[str, str], TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.fields[side]:>5} {task.description}"),
