@@ -145,6 +145,7 @@ class SimplexRegister:
         self._register = Register(folder)
         self._keys = _Watched(folder / SIMPLEX_KEYS, _read_keys)
         self._told = ""  # the fault that was told last
+        self._known: set[str] = set()  # edges that have, or had, a key
         self._refused: set[str] = set()  # edges whose datagrams were said to be dropped
 
     def keys(self) -> dict[str, bytes]:
@@ -152,9 +153,11 @@ class SimplexRegister:
         try:
             keys = self._keys.now()
             admitted = self._register.admitted(keys)
-            for edge in sorted(keys.keys() - admitted - self._refused):  # nobody else can tell that edge's owner
-                _log.warning("datagrams of edge %s are dropped: %s", edge, self._register.refusal(edge))
-            self._refused = keys.keys() - admitted
+            self._known |= keys.keys()  # revoking an edge removes its key
+            for edge in sorted(self._known - admitted - self._refused):  # nobody else can tell that edge's owner
+                why = self._register.refusal(edge) or f"it has no key in {SIMPLEX_KEYS} any more"
+                _log.warning("datagrams of edge %s are dropped: %s", edge, why)
+            self._refused = self._known - admitted
             return {edge: key for edge, key in keys.items() if edge in admitted}
         except LinkError as error:
             if str(error) != self._told:

@@ -143,6 +143,12 @@ def test_whose_datagrams_are_dropped_is_said_once(
     assert caplog.text.count(said) == 1 == caplog.text.count("dropped")
     put({**EDGES, "late": EDGES["door"], "door": EDGES["late"]})
     assert list(register.keys()) == ["late"] and caplog.text.count("edge door are dropped") == 1
+    put({**EDGES, "late": EDGES["gone"]})
+    SimplexKeys(keys={}).write(tmp_path / "simplex.json")  # revoking an edge removes its key, too
+    for _ in range(2):
+        assert register.keys() == {}
+    assert caplog.text.count("datagrams of edge late are dropped: the certificate of edge 'late' was revoked") == 1
+    assert caplog.text.count("datagrams of edge door are dropped: it has no key in simplex.json any more") == 0
 
 
 @pytest.mark.parametrize("name", ["edges.json", "simplex.json"])
