@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 else:
     _TextHandler = logging.StreamHandler  # Python 3.10 cannot name the type of its stream
 
-__all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain", "say", "with_spaces"]
+__all__ = ["Form", "LineHandler", "json_line", "logging_to_stderr", "plain", "say", "shortened", "with_spaces"]
 
 Form = Literal["text", "json"]
 
 _WINDOW_S = 60.0
 _LINES = 20  # of one kind, in a window; further ones are counted
 _KINDS = 256  # remembered at most
+_CHARACTERS = 1500  # of a line that repeats what somebody wrote; about a screen
 
 
 def plain(text: str, *, keep: str = "") -> str:
@@ -45,6 +46,18 @@ def plain(text: str, *, keep: str = "") -> str:
         return each.isprintable() or each in keep or unicodedata.category(each) == "Zs"
 
     return "".join(each if stays(each) else ascii(each)[1:-1] for each in text)
+
+
+def shortened(line: str) -> str:
+    """A line without the middle of what is too long to be read, such as a file that stands where a name should.
+
+    Its beginning says what is wrong, and its end what to do.
+    """
+    if len(line) <= _CHARACTERS:
+        return line
+    half = _CHARACTERS // 2
+    left_out = with_spaces(len(line) - 2 * half)
+    return f"{line[:half]} ... ({left_out} characters are left out) ... {line[-half:]}"
 
 
 def say(*lines: str | Path, file: TextIO | None = None) -> None:

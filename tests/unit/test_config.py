@@ -230,7 +230,15 @@ def test_every_problem_is_reported_at_once():
     assert all(key in str(caught.value) for key in ("methd", "epochs", "model.nam"))
 
 
-@pytest.mark.parametrize(("text", "problem"), [("a: [", "not YAML"), ("- 1", "mapping"), ("seed: 1\nseed: 2", "twice")])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a: [", "not YAML"),
+        ("- 1", "mapping.*but is a list"),
+        ("hello", "such as 'epochs: 2', but is text$"),
+        ("seed: 1\nseed: 2", "twice"),
+    ],
+)
 def test_a_file_that_is_no_mapping(tmp_path, text, problem):
     file = tmp_path / "run.yaml"
     file.write_text(text)

@@ -27,7 +27,7 @@ from smartedge.cli.help import Help
 from smartedge.errors import ConfigError, LogError, SmartEdgeError
 from smartedge.extras import how_to_install
 from smartedge.files import disk_error, named_by, system_error
-from smartedge.logs import json_line, plain, say
+from smartedge.logs import json_line, plain, say, shortened
 from smartedge.stopping import Stopped, stop_on_signals
 
 __all__ = ["VERBS", "main", "parse"]
@@ -232,6 +232,8 @@ def _say(args: argparse.Namespace, level: str, text: str, code: str | None = Non
     """The last line on standard error, in the form that was asked for."""
     json_wanted = getattr(args, "log_format", None) == "json"
     fields = {} if code is None else {"code": code}
+    if level == "error":  # else it may be a command to type
+        text = "\n".join(map(shortened, text.split("\n")))
     lines = [json_line(level, text, None, logger="smartedge", **fields)] if json_wanted else text.split("\n")
     _tell(*lines)  # errors of settings have a line for each problem
 

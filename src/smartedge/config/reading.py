@@ -147,7 +147,8 @@ def load_config(
                 f"{source}: holds no settings; 'smartedge init {source} --force' writes some to start from"
             )
     if not isinstance(raw, Mapping):
-        raise ConfigError(f"{where}: must be a mapping of keys to values, but is a {type(raw).__name__}")
+        kind = "text" if isinstance(raw, str) else f"a {type(raw).__name__}"
+        raise ConfigError(f"{where}: must be a mapping of keys to values, such as 'epochs: 2', but is {kind}")
     changes = overrides if isinstance(overrides, Mapping) else parse_overrides(overrides)
     merged = _merged(raw, changes)
     if joined := list(_without_space(merged)):

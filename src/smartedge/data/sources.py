@@ -20,6 +20,7 @@ from smartedge.data.layouts.webdataset import TAR, open_webdataset
 from smartedge.data.raw import RawData
 from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import DataError
+from smartedge.files import disk_error
 from smartedge.images.size import ImageSize
 from smartedge.types import SplitName
 
@@ -60,7 +61,9 @@ def open_raw(
         if not place.exists():
             raise DataError(_absent(place))
         return _open_file(place, cache_dir, image_size.channels) if place.is_file() else _open_folder(place, cache_dir)
-    except (OSError, RuntimeError, ValueError) as error:  # no right to read, no such user after ~, no name of a file
+    except OSError as error:  # such as no right to read
+        raise DataError(f"the data set {path!r} cannot be read: {disk_error(error)}") from error
+    except (RuntimeError, ValueError) as error:  # no such user after ~, no name of a file
         raise DataError(f"the data set {path!r} cannot be read: {error}") from error
 
 

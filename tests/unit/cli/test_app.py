@@ -224,6 +224,30 @@ def test_an_error_is_told_in_one_line_and_by_the_exit_code(
     assert capsys.readouterr() == ("", f"error [{cls.code}]: the cable is out; put it in\n")
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_error_that_repeats_a_long_value_fits_on_a_screen(
+    log_format: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(args: argparse.Namespace) -> int:
+        raise ConfigError(f"run.yaml:\n  codec.name: there is no codec '{5000 * 'x'}'; choose one of uint8, code")
+
+    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=fails, log_format=log_format))
+    app.main(["train", "run.yaml"])
+    told = capsys.readouterr().err
+    assert len(told) < 1800 and "codec.name: there is no codec 'xxx" in told and "'; choose one of uint8, code" in told
+    assert "(3 561 characters are left out)" in told
+
+
+def test_a_command_to_type_is_told_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stops(args: argparse.Namespace) -> int:
+        raise Stopped
+
+    place = "run_dir=" + 2000 * "r"
+    monkeypatch.setattr(app, "parse", lambda argv: argparse.Namespace(run=stops))
+    app.main(["train", "run.yaml", "--set", place])
+    assert capsys.readouterr().err == f"stopped; go on with: smartedge train run.yaml --set {place}\n"
+
+
 @pytest.mark.parametrize("argv", [["--debug", "cuts"], ["cuts", "--debug"]], ids=" ".join)
 def test_debug_shows_where_an_error_came_from(
     argv: list[str], verb_that_raises: list[BaseException], capsys: pytest.CaptureFixture[str]

@@ -422,9 +422,16 @@ def test_a_file_of_the_same_size_and_time_is_decoded_again(folders: Callable[...
     assert 250 in shades()
 
 
-@pytest.mark.parametrize("path", ["~nobody-has-this-name/images", "x" * 300, "a\0b"])
-def test_paths_that_are_none(path: str, opened: Any) -> None:
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("~nobody-has-this-name/images", "home directory"),
+        ("x" * 300, "the name is too long for this file system: choose a shorter one"),
+        ("a\0b", "there is no data set"),
+    ],
+)
+def test_paths_that_are_none(path: str, says: str, opened: Any) -> None:
+    with pytest.raises(DataError, match=says):
         opened(path)
 
 

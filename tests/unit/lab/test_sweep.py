@@ -248,6 +248,9 @@ def test_wrong_settings_are_told_before_anything_starts(made, tmp_path):
         go(tmp_path, 'model.name="a b",a-b')
     with pytest.raises(ConfigError, match=r"data\.sensitive"):
         go(tmp_path, "train.lr=1,2", audit_seconds=math.inf, base={})
+    with pytest.raises(ConfigError) as caught:
+        go(tmp_path, "adversary.wieght=0,1,2", "epochs=1,2,3")
+    assert str(caught.value).count("unknown key") == 3 and str(caught.value).endswith("\nand 6 more points")
     assert made.trained == []
 
 

@@ -5,6 +5,7 @@ Needs matplotlib and jinja2, which come with the extra ``cloud``.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_plan", "rows_by_cut"]
 
 _TITLE = "Predicted time of an epoch, by cut"
+_BAR, _LINE, _GAP = 0.17, 0.17, 0.12  # inches: a bar's height, that of a line of text, and what lies between two rows
 
 
 def draw_plan(plan: Plan, path: Path) -> Path:
@@ -41,8 +43,10 @@ def draw_plan(plan: Plan, path: Path) -> Path:
         raise ConfigError(f"--plot: needs matplotlib and jinja2 ({error}); run: {how_to_install('cloud')}") from error
     rows = rows_by_cut(plan)
     try:
-        with surface.drawing(1.6 * surface.WIDTH, 1.25 + 0.36 * len(rows)) as canvas:
-            _bars(canvas, rows)
+        texts = [textwrap.fill(_said(*row), 50) for row in rows]
+        height = _BAR + _GAP + _LINE * (1 + max(text.count("\n") for text in texts))  # of a row
+        with surface.drawing(surface.WIDTH, 1.3 + height * len(rows)) as canvas:
+            _bars(canvas, rows, texts, height)
             if path.suffix == ".png":
                 return surface.save_png(canvas, path)
             alt = _alt(rows)
@@ -72,29 +76,36 @@ def rows_by_cut(plan: Plan) -> list[tuple[str, Prediction]]:
     return rows
 
 
-def _bars(canvas: Canvas, rows: Sequence[tuple[str, Prediction]]) -> None:
-    from smartedge.lab.report.canvas import INK, label_rows, short
+def _said(name: str, prediction: Prediction) -> str:
+    """The text above a bar."""
+    broken = f" (not allowed: {', '.join(prediction.rejected)})" if prediction.rejected else ""
+    return f"{name}: {prediction.seconds_per_epoch:.3g} s{broken}"
+
+
+def _bars(canvas: Canvas, rows: Sequence[tuple[str, Prediction]], texts: Sequence[str], height: float) -> None:
+    """The bars, and above each one its text: beside them it would not fit on a phone. A row has ``height`` inches."""
+    from smartedge.lab.report.canvas import INK
     from smartedge.lab.report.canvas import STAGES as LOOKS
 
     axes: Any = canvas.subplots()
-    for y, (_, prediction) in enumerate(rows):
+    for y, ((_, prediction), text) in enumerate(zip(rows, texts, strict=True)):
         left = 0.0
         for stage in STAGES:
             colour, hatch = LOOKS[stage]
             busy = prediction.stage_seconds[stage]
             name = stage if y == 0 else None
-            axes.barh(y, busy, left=left, color=colour, hatch=hatch, height=0.62, label=name)
+            axes.barh(y, busy, left=left, color=colour, hatch=hatch, height=_BAR / height, label=name)
             left += busy
-        wall = prediction.seconds_per_epoch
         label = "wall clock" if y == 0 else None
-        axes.plot([wall], [y], "D", color="white", markeredgecolor=INK, markersize=6.5, zorder=5, label=label)
-        text = f"{wall:.3g} s" + (f"  not allowed: {', '.join(prediction.rejected)}" if prediction.rejected else "")
-        axes.annotate(text, (max(left, wall), y), xytext=(8, 0), textcoords="offset points", va="center")
-    label_rows(axes, [short(name, 26) for name, _ in rows])
+        look = {"color": "white", "markeredgecolor": INK, "markersize": 6.5, "zorder": 5}
+        axes.plot([prediction.seconds_per_epoch], [y], "D", label=label, **look)
+        axes.annotate(text, (0, y - 0.5 * _BAR / height), xytext=(2, 3), textcoords="offset points")
     longest = max(max(p.seconds_per_epoch, sum(p.stage_seconds.values())) for _, p in rows)
-    axes.set_xlim(0, 1.25 * longest or 1)
-    axes.set_xlabel("seconds per epoch, predicted (bars: each stage by itself)")
-    canvas.legend(loc="outside upper left", ncols=5, columnspacing=1)
+    axes.set_xlim(0, 1.05 * longest or 1)
+    axes.set_ylim(len(rows) - 1 + 1.2 * _BAR / height, 0.9 * _BAR / height - 1)
+    axes.set_yticks([])
+    axes.set_xlabel("seconds per epoch, predicted\n(bars: each stage by itself)")
+    canvas.legend(loc="outside upper left", ncols=3, columnspacing=1)
 
 
 def _alt(rows: Sequence[tuple[str, Prediction]]) -> str:

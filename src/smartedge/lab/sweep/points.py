@@ -19,6 +19,7 @@ from smartedge.launch.run_folder import RUNS
 
 __all__ = ["Point", "check_folder", "folder_of", "grid_points", "parse_axes", "text_of"]
 
+_TOLD = 3  # points of a grid that cannot be run; a misspelt key makes all of them such points
 # An undefended front ignores these settings. Points that differ only in them share one undefended run.
 _PROTECTION = ("adversary.", "dp.", "model.bottleneck", "model.codebook", "train.distill.")
 
@@ -109,7 +110,7 @@ def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence
     Points of one seed stand together: a sweep that is stopped early has then run every setting with the first seed.
 
     Raises:
-        ConfigError: some settings do not go together, or two points have the same; the message names every such point.
+        ConfigError: some settings do not go together, or two have the same; the message names the first ones.
     """
     points, problems = list[Point](), list[str]()
     folders: set[Path] = set()
@@ -137,10 +138,16 @@ def grid_points(base: Config, axes: Mapping[str, Sequence[Any]], seeds: Sequence
             if first != name:
                 problems.append(f"{name}: has the same settings as {first}; leave one of the two values out")
     if problems:
-        raise ConfigError("nothing was started, because these points cannot be run:\n" + "\n".join(problems))
+        raise _cannot_be_run(problems)
     if len(folders) < len(points):
         raise ConfigError("--vary: two points would be kept in the same folder; write their values differently")
     return points
+
+
+def _cannot_be_run(problems: Sequence[str]) -> ConfigError:
+    more = [f"and {len(problems) - _TOLD} more points"] if len(problems) > _TOLD else []
+    lines = "\n".join([*problems[:_TOLD], *more])
+    return ConfigError(f"nothing was started, because these points cannot be run:\n{lines}")
 
 
 def check_folder(point: Point) -> None:

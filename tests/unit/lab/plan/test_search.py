@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawings import small_text
 
 from smartedge.artifacts.plan import Choice, Energy, Job, Prediction
 from smartedge.artifacts.profile import Profile
@@ -160,6 +161,7 @@ def test_the_picture_has_a_bar_for_each_cut_and_method(
     png, page = draw_plan(plan, tmp_path / "a" / "plan.png"), draw_plan(plan, tmp_path / "plan.html")
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = html.unescape(page.read_text())
+    assert small_text(page) == []
     assert "<svg" in text and text.count("<tr") == 1 + len(plan.ranked) and "://" not in text
     assert "Plan · smartedge" in text and "not allowed: depth" in text
     broken = [f"{describe(p.choice)} (not allowed: depth)" for p in plan.ranked if p.rejected]

@@ -50,6 +50,11 @@ def test_the_page_and_its_figures_are_there_and_nothing_else(address):
         assert ask(address, path)[0] == 404
 
 
+def test_without_javascript_the_page_says_so_and_does_not_wait(address):
+    seen = re.sub(r"<script>.*?</script>|<[^>]* hidden>.*?</section>", "", ask(address, "/")[2], flags=re.DOTALL)
+    assert "This page needs JavaScript" in seen and "loading" not in seen and "<h2>" not in seen
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_nothing_can_be_sent(address, method):
     assert ask(address, "/state.json", method)[0] == 501
