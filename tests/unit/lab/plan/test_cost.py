@@ -91,6 +91,15 @@ def test_an_edge_alone_with_one_core_reads_and_learns_in_turn(
     assert narrow.seconds_total - wide.seconds_total == pytest.approx(6 * 640 * 6.0 * MS, rel=1e-9)
 
 
+def test_an_edge_alone_waits_for_its_images_where_reading_takes_longest(
+    job: Job, make_profile: Callable[..., Profile], make_setting: Callable[..., Setting]
+) -> None:
+    alone = Choice(method="local", schedule="joint", cut=None, codec=None)
+    data = {"seconds": 60.0 * MS, "cpu_seconds": 1.0 * MS, "spread": 0.0, "first_seconds": 0.0}
+    found = predict(alone, job, make_setting("3g", edge=make_profile(data=data)))
+    assert found.seconds_total == pytest.approx(6 * (640 * 60.0 * MS + 0.01 + 2e-9 * 130e6), rel=1e-9)
+
+
 def test_an_epoch_approaches_its_slowest_stage(job: Job, make_setting: Callable[..., Setting]) -> None:
     found = predict(HIERARCHICAL, job.model_copy(update={"epochs": 50}), make_setting("3g"))
     assert found.bottleneck == "link"
@@ -131,6 +140,19 @@ def test_split_learning_waits_for_every_part_of_every_step(job: Job, make_settin
     # Beside the steps: 6 validation frames and 2 of test, each about its way up the link, and what is paid once.
     rest = found.seconds_total - 60 * step
     assert rest == pytest.approx(8 * up * WIRE * 8e-6 / 1.1, rel=0.15)
+
+
+def test_a_step_of_split_learning_crosses_the_link_twice_and_computes_a_gradient_for_the_edge(
+    job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    choice = Choice(method="split", schedule="joint", cut="early", codec="float32")
+    near, far = (predict(choice, job, make_setting(link)).seconds_total for link in ("3g,0ms", "3g,50ms"))
+    assert far - near == pytest.approx(60 * 2 * 0.05, rel=1e-9)
+    early = profile.cut("early")
+    slower = early.back_step_gradient.model_copy(update={"seconds": early.back_step_gradient.seconds + MS})
+    cuts = tuple(cut.model_copy(update={"back_step_gradient": slower}) for cut in profile.cuts)
+    found = predict(choice, job, make_setting("3g,0ms", cloud=profile.model_copy(update={"cuts": cuts})))
+    assert found.seconds_total - near == pytest.approx(60 * B * MS, rel=1e-9)
 
 
 def test_freeze_and_log_sends_once_and_then_needs_no_link(job: Job, make_setting: Callable[..., Setting]) -> None:
