@@ -298,8 +298,7 @@ class _Costs:
         """The times at which each frame leaves each stage. The cloud begins when it has built its network."""
         job = self.job
         queue = round(job.queue_frames / max(part.stands_for for part in parts))
-        spool = 0 if self.how.answered else None  # on disk: the edge does not wait for the link
-        rooms = [None, _READ_AHEAD, queue, spool, job.max_lead_frames]
+        rooms = [None, _READ_AHEAD, queue, None, job.max_lead_frames]  # None: a spool on disk, so no wait for the link
         build = self.cut_cloud.build_seconds if self.cut_cloud else self.cloud.whole.build_seconds
         # The link opens when the cloud has built its network. Meanwhile the edge computes.
         ready = [0.0, 0.0, 0.0, build, build]

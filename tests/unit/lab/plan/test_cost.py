@@ -43,7 +43,7 @@ def simulated(epochs: int, link_s: Callable[[int], float], *, cloud_ms: float = 
     work[0][4] += 0.2
     # The link and the cloud wait 0.5 s for the network to be made: as a frame of that length before all others.
     work = [[0.0, 0.0, 0.0, 0.5, 0.0], *work]
-    return Line(work, [None, 3, queue, 0, None]).run()[-1][-1]
+    return Line(work, [None, 3, queue, None, None]).run()[-1][-1]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,31 @@ def test_a_gpu_decodes_beside_its_steps_where_it_has_cores(
     assert plain.seconds_total - found.seconds_total == pytest.approx(beside * 0.01 * images * MS, abs=1e-9)
 
 
+def test_a_link_waits_until_the_cloud_has_built_its_network(
+    job: Job, profile: Profile, make_setting: Callable[..., Setting]
+) -> None:
+    slow_to_build = tuple(cut.model_copy(update={"build_seconds": 60.0}) for cut in profile.cuts)
+    soon, late = (
+        predict(HIERARCHICAL, job, make_setting("3g", cloud=cloud)).seconds_total
+        for cloud in (profile, profile.model_copy(update={"cuts": slow_to_build}))
+    )
+    assert late - soon == pytest.approx(59.5, rel=1e-9)  # the run is as long as its way over the link
+
+
+def test_sides_that_share_a_machine_slow_each_other_down(job: Job, make_setting: Callable[..., Setting]) -> None:
+    """Where they overlap. The profile's factor is 1.2, and the cloud has more to do."""
+    apart, beside = (predict(HIERARCHICAL, job, make_setting("local", same_machine=same)) for same in (False, True))
+    edge, cloud = (6 * apart.stage_seconds[side] for side in ("edge", "cloud"))
+    assert edge == pytest.approx((6 * (640 * 3 + 64) + 128) * MS + 0.3, rel=1e-9)
+    assert cloud == pytest.approx((6 * (640 * 4.01 + 64 * (4 / 3 + 0.01)) + 128 * (4 / 3 + 0.01)) * MS + 0.2, rel=1e-9)
+    saving = 6 * (0.01 + 2e-9 * 12e6), 6 * (0.01 + 2e-9 * 120e6)
+    longer = 0.2 * (edge + saving[0])  # as long as the edge computes
+    slow = 1 + longer / (edge + saving[0]), 1 + longer / (cloud + saving[1])
+    assert 6 * beside.stage_seconds["edge"] == pytest.approx(0.3 + slow[0] * (edge - 0.3), rel=1e-9)
+    assert 6 * beside.stage_seconds["cloud"] == pytest.approx(0.2 + slow[1] * (cloud - 0.2), rel=1e-9)
+    assert beside.seconds_total > apart.seconds_total
+
+
 def test_two_stage_adds_the_front_and_then_only_looks(job: Job, make_setting: Callable[..., Setting]) -> None:
     job = job.model_copy(update={"front_epochs": 3})
     joint = predict(HIERARCHICAL, job, make_setting("3g"))
@@ -195,6 +220,8 @@ def test_two_stage_adds_the_front_and_then_only_looks(job: Job, make_setting: Ca
     assert staged.bytes_up_total == joint.bytes_up_total
     # Both are bound by the link, of which the front's steps are no part.
     assert staged.seconds_total - joint.seconds_total == pytest.approx(front, abs=0.5)
+    learning = 3 * (640 * 3 + 64 * 1) * MS + 128 * 1 * MS + 0.3
+    assert 6 * staged.stage_seconds["edge"] == pytest.approx(learning + (6 * 704 + 128) * 1 * MS, rel=1e-9)
 
 
 def test_distillation_comes_first(job: Job, make_setting: Callable[..., Setting]) -> None:
