@@ -104,6 +104,17 @@ def test_discrete_releases_compose_as_listed_by_hand(times, delta):
     assert ours <= exact + 1e-3
 
 
+def test_two_kinds_of_pure_releases_compose_as_listed_by_hand():
+    """Each alone would cost less."""
+    epsilons, delta = (0.7, 1.1), 1e-2
+    one, other = ([math.exp(each) / (math.exp(each) + 1), 1 / (math.exp(each) + 1)] for each in epsilons)
+    pairs = list(itertools.product(one, other)), list(itertools.product(one[::-1], other[::-1]))
+    exact = exact_epsilon(*([a * b for a, b in side] for side in pairs), 1, delta)
+    history = {ReleaseEvent("randomised-response", each, codewords=2): 1 for each in epsilons}
+    ours = composed_epsilon(history, delta)
+    assert max(epsilons) < exact <= ours + 1e-9 <= exact + 1e-3
+
+
 @pytest.mark.parametrize(("codewords", "subset"), [(4, 2), (5, 3), (6, 2)])
 def test_outcomes_that_hold_both_codewords_or_neither_count_too(codewords, subset):
     """They have loss 0, so a δ that outcomes with the largest loss cannot make up alone is needed to see them."""

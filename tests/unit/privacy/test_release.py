@@ -251,6 +251,16 @@ def test_training_images_get_new_noise_in_every_frame_and_others_do_not(make_gat
     assert not gate.ledger.holds(3)
 
 
+def test_while_a_front_learns_a_repetition_is_a_new_release(make_gate):
+    """The same noise again would tell that an image's features are what they were under the front before."""
+    gate = make_gate(epsilon=1000.0, front_is_final=False)
+    for split in ("val", "test"):
+        one, two = (gate.release(IDS, FEATURES, LABELS, split=split, seq=seq).features_BF for seq in (0, 1))
+        assert not np.array_equal(one, two) and gate.ledger.releases(split) == 2
+    asked = [gate.release(IDS, FEATURES, LABELS, split="infer", seq=None).features_BF for _ in range(2)]
+    assert np.array_equal(*asked) and gate.ledger.releases("infer") == 1, "a finished front answers"
+
+
 def test_a_part_of_a_release_is_a_release_under_the_ids_that_it_is_given(make_gate):
     released = make_gate().release(IDS, FEATURES, LABELS, split="train", seq=0)
     part = select(released, np.array([1]), np.array([0]))

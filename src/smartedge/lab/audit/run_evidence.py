@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from smartedge.config import Config
 from smartedge.data import Split
+from smartedge.errors import DataError
 from smartedge.lab.audit.evidence import Auxiliary, Crossing, Evidence, digest_of
 from smartedge.methods.base import get_method
 from smartedge.models.network import to_input
@@ -21,7 +22,7 @@ from smartedge.runs.machine import pick_device
 if TYPE_CHECKING:
     from smartedge.lab.audit.feature_cache import FeatureCache
 
-__all__ = ["BATCH", "OwnImages", "RunEvidence", "device_of"]
+__all__ = ["BATCH", "OwnImages", "RunEvidence", "device_of", "finite"]
 
 BATCH = 128  # images through the front at a time
 
@@ -131,7 +132,7 @@ class RunEvidence(Evidence):
         images_BCHW = images_BCHW.flip(-1) if mirrored else images_BCHW
         with torch.no_grad(), self.autocast():
             features_BF = self.front(to_input(images_BCHW, self.device))
-        return self.twin.bound(features_BF.float()).cpu()
+        return self.twin.bound(finite(features_BF).float()).cpu()
 
     def images(self, split: Split, rows: Tensor | None = None) -> Tensor:
         """Images of a split, uint8 (B, 3, H, W)."""
@@ -142,3 +143,19 @@ class RunEvidence(Evidence):
 def device_of(config: Config) -> torch.device:
     """The device on which the attackers of a run compute."""
     return pick_device(config.hardware.cloud_device, "hardware.cloud_device")
+
+
+def finite(features_BF: Tensor) -> Tensor:
+    """Features (B, *F) as they are.
+
+    Raises:
+        DataError: some are not finite. The gate would refuse them, so no release of these images can be judged.
+    """
+    if bool(features_BF.isfinite().all()):
+        return features_BF
+    bad = int((~features_BF.flatten(1).isfinite().all(dim=1)).sum())
+    raise DataError(
+        f"{bad} of {len(features_BF)} images that were looked at together have features that are not finite. They can "
+        "never be released, so nothing can be said about them; remove such images (often empty ones), or train the "
+        "front again with a lower train.lr"
+    )

@@ -69,6 +69,8 @@ def certify_attribute(
     if label_known and held.labels_N is None:
         raise ValueError("label_known: needs labels_N")
     names = held.names
+    if not (held.classes_N >= 0).any():
+        raise DataError("no held-out image has a value of it; hold out images that have one")
     rng = np.random.default_rng(seed)
     sample = sample_of(law, held.bounded_NF, held.classes_N, persons_N=held.persons_N, groups_N=held.labels_N, rng=rng)
     units = sample.units + (0,) * (len(names) - len(sample.units))

@@ -23,7 +23,7 @@ from smartedge.lab.audit.certificate.settings import HELD_OUT, CertifySettings, 
 from smartedge.lab.audit.certificate.whole import Statement, certificate_of
 from smartedge.lab.audit.crowd import numbered
 from smartedge.lab.audit.gathering import AuditedData, check_run, open_audited, trained_parts
-from smartedge.lab.audit.run_evidence import BATCH, device_of
+from smartedge.lab.audit.run_evidence import BATCH, device_of, finite
 from smartedge.methods.mechanism import mechanism_of
 from smartedge.methods.options import autocast
 from smartedge.models.network import to_input
@@ -154,7 +154,7 @@ def _bounded(
         rows = np.arange(start, min(start + BATCH, len(images)))
         with torch.no_grad(), half:
             features_BF = front(to_input(images.read(rows).images_BCHW, device))
-        parts.append(mechanism.bound(features_BF.float().cpu().numpy()).astype(np.float32))
+        parts.append(mechanism.bound(finite(features_BF).float().cpu().numpy()).astype(np.float32))
         monitor.update(Update("audit", f"features {split}", int(rows[-1]) + 1, len(images)))
     return np.concatenate(parts)
 

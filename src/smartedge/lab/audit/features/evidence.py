@@ -107,7 +107,8 @@ def evidence_of(table: FeatureTable, mechanism: Mechanism, *, sent: Crossing, se
     noisy = mechanism.name != "none"
     features_NF = torch.from_numpy(table.features_NF)
     if noisy:
-        bounded_NF = torch.cat([twin.bound(part) for part in features_NF.split(_ROWS)])
+        # By the mechanism itself: its twin takes norms in float32, which are infinite from 1.8e19 on.
+        bounded_NF = torch.cat([torch.from_numpy(mechanism.bound(part.numpy())) for part in features_NF.split(_ROWS)])
     else:
         bounded_NF = _of_one_scale(features_NF, rows["train"])
     test_NF = bounded_NF[rows["test"]]

@@ -236,7 +236,10 @@ def _array(name: str, values: ArrayLike) -> NDArray[Any]:
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{name}: cannot be turned into a NumPy array: {error}") from error
+        raise DataError(
+            f"{name}: cannot be turned into a NumPy array: {error}; give a rectangular array, of float32 where its "
+            "library has kinds of numbers that NumPy has not"
+        ) from error
 
 
 def _persons(persons: ArrayLike, count: int) -> Ints:

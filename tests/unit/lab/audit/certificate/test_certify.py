@@ -115,6 +115,8 @@ def test_a_class_that_nobody_has_cannot_be_bounded() -> None:
     features, classes = _images(90, 0.3, 1)
     with pytest.raises(DataError, match=r"no held-out person of a class \(no: 90, yes: 0\)"):
         _certify(_law(), features, np.zeros(90, dtype=np.int64), NAMES)
+    with pytest.raises(DataError, match="no held-out image has a value of it"):
+        _certify(_law(), features, np.full(90, -1), NAMES)
     with pytest.raises(ValueError, match="confidence"):
         _certify(_law(), features, classes, NAMES, confidence=1.0)
 

@@ -91,6 +91,17 @@ def test_noise_of_any_scale_hides_no_more_than_it_covers() -> None:
     assert best(audited(given, attacks=("linear",), noise="gaussian:sigma=1e-10,clip=1e-8")) > 0.99
 
 
+@pytest.mark.parametrize("noise", ["gaussian:sigma=0.4,clip=1", "laplace:sigma=0.4,clip=1"])
+def test_large_numbers_are_clipped_and_not_to_nothing(noise: str) -> None:
+    """Their norm is beyond float32. Clipped to 0 they told nothing, and the certificate lay below the truth."""
+    given = faces(1.0)
+    given["features"] = 1e38 * given["features"]
+    table = table_of(given["features"], sensitive=given["sensitive"])
+    evidence = evidence_of(table, mechanism_from(noise, (4,)), sent=Crossing(1, label_in_clear=False), seed=0)
+    norms = evidence.train.views_VNF[0].norm(p=evidence.mechanism.noise_norm, dim=1)
+    np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
+
+
 def test_noise_hides_and_the_certificate_holds() -> None:
     """±0.2 under noise of 0.4, with ±0.1 of its own: the best test reads Φ(0.2 / 0.412) = 68.6 %."""
     found = audited(faces(0.2), noise="gaussian:sigma=0.4,clip=1")
