@@ -465,6 +465,7 @@ def test_policies_are_those_that_ledgers_hold_already():
         ({"name": "randomised-response", "epsilon": 1.0}, "model.codebook"),
         ({"name": "subset-selection", "codebook": 64, "epsilon": 0.5}, "randomised-response"),
         ({"name": "exponential"}, "not known"),
+        ({"name": "gaussian", "clip": 2.0**21, "sigma": 1.0}, "protects nothing after a clip"),
     ],
 )
 def test_settings_that_make_no_mechanism(settings, message):
