@@ -13,6 +13,7 @@ __all__ = [
     "ChannelsFirst",
     "ChannelsLast",
     "Layout",
+    "Numbers",
     "as_channels_first",
     "as_tokens",
     "in_memory",
@@ -94,6 +95,18 @@ class ChannelsLast(nn.Module):
     def forward(self, maps_BCHW: Tensor) -> Tensor:
         """See the class."""
         return maps_BCHW.permute(0, 2, 3, 1).contiguous()
+
+
+class Numbers(nn.Module):
+    """Gives its input another dtype: where a network computes in float64 or bfloat16 at the cut, float32 crosses."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, features_BF: Tensor) -> Tensor:
+        """See the class."""
+        return features_BF.to(self.dtype)
 
 
 def as_tokens(features_BF: Tensor, layout: Layout) -> Tensor:

@@ -18,7 +18,7 @@ from smartedge.models.cutting.cut import cut, cut_in_order
 from smartedge.models.cutting.glance import check_cuts, check_end, check_freezing, check_shape, nothing_to_freeze
 from smartedge.models.cutting.part import Part
 from smartedge.models.exits import TaskExit
-from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, is_map, map_size
+from smartedge.models.layout import ChannelsFirst, ChannelsLast, Layout, Numbers, is_map, map_size
 from smartedge.models.zoo import networks
 from smartedge.models.zoo.weights import USUAL_MEAN, USUAL_STD, Pixels, Rescale
 
@@ -141,7 +141,16 @@ class Ends:
 
 
 def _ends_at(blueprint: Blueprint, before: Part) -> Ends:
-    """What is added behind a part; its parameters are drawn from torch's global generator."""
+    """What is added behind a part, so that float32 crosses. Its parameters are drawn from torch's global generator."""
+    ends = _float_ends_at(blueprint, before)
+    if before.feature_dtype == torch.float32:
+        return ends
+    narrow = [Numbers(torch.float32)] + ([] if ends.narrow is None else [ends.narrow])
+    widen = ([] if ends.widen is None else [ends.widen]) + [Numbers(before.feature_dtype)]
+    return replace(ends, narrow=nn.Sequential(*narrow), widen=nn.Sequential(*widen))
+
+
+def _float_ends_at(blueprint: Blueprint, before: Part) -> Ends:
     shape, layout, bottleneck, codebook = before.feature_shape, before.layout, blueprint.bottleneck, blueprint.codebook
     if bottleneck == "auto":
         bottleneck = usual_bottleneck(shape, layout, blueprint.image_size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from smartedge.images.size import ImageSize
 from smartedge.models.adapters import AdaptedConv2d, AdaptedLinear, add_adapters
 from smartedge.models.blueprint import Blueprint, weights_named
 from smartedge.models.bottleneck import check_bottleneck, usual_bottleneck
-from smartedge.models.network import divide
+from smartedge.models.network import divide, divide_in_order, network_of
 
 # Without the zeros in its last normalisations, which let no gradient through at first.
 PLAIN = {"zero_init_last": False}
@@ -164,3 +166,36 @@ def test_the_default_bottleneck_is_built_where_the_cut_has_a_map_and_left_out_wh
     assert divided.feature_shape == (4, 8, 8)
     assert divided.front(IMAGES).abs().max() <= 1
     assert divide(dataclasses.replace(BLUEPRINT, bottleneck="auto", at="global_pool")).feature_shape == (512,)
+
+
+class Stages(nn.Module):
+    """A stage that computes in another dtype, by itself or under autocast, and a head."""
+
+    def __init__(self, num_classes: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
+        self.stage = nn.Conv2d(8, 8, 3, 2, 1).to(dtype)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(8, num_classes)
+        self.dtype = dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.stage(self.stem(x).to(self.dtype)))
+        return self.head(x.float().mean((2, 3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bottleneck", [None, (4, 2, 2)])
+def test_float32_crosses_whatever_a_network_computes_in(monkeypatch, dtype, bottleneck):
+    module = types.SimpleNamespace(make=lambda num_classes: Stages(num_classes, dtype))
+    monkeypatch.setitem(sys.modules, "stages", module)
+    blueprint = dataclasses.replace(BLUEPRINT, name="stages:make", arguments={}, at="stage", bottleneck=bottleneck)
+    divided = divide(blueprint)
+    features = divided.front(IMAGES)
+    assert features.dtype == divided.task_exit(features).dtype == torch.float32
+    answers = divided.back(features)
+    (answers.square().sum() + divided.task_exit(features).square().sum()).backward()
+    if bottleneck is None and dtype == torch.bfloat16:  # of which each number is one of float32 as well
+        assert torch.equal(answers, network_of(blueprint)(IMAGES))
+    parts, ends = divide_in_order(blueprint, ["stage"])
+    assert ends[0].narrow(parts[0](IMAGES)).dtype == torch.float32

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 from contextlib import nullcontext
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, fx, nn
 
 from smartedge.errors import CutError
@@ -31,6 +32,10 @@ class Crossing(Protocol):
     def layout(self) -> Layout:
         """What the axes mean."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers."""
+
 
 class Part(nn.Module):
     """One part of a divided network: a batch (B, *shape) → the result of the operations on its side.
@@ -41,13 +46,14 @@ class Part(nn.Module):
     Attributes:
         feature_shape: shape of the tensor that crosses the cut, without the batch.
         layout: what its axes mean.
+        feature_dtype: of the same tensor.
     """
 
     def __init__(
         self, side: Side, graphs: Mapping[bool, fx.Graph], at: Crossing, takes: tuple[int, ...] | None
     ) -> None:
         super().__init__()
-        self.feature_shape, self.layout = at.shape, at.layout
+        self.feature_shape, self.layout, self.feature_dtype = at.shape, at.layout, at.dtype
         self._side = side
         self._graphs = graphs
         self._takes = takes  # input shape without the batch, where sizes are fixed in the operations

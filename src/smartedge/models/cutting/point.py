@@ -101,6 +101,12 @@ class Point:
             return _layout_by_origin(self.analysis.trace, self.nodes[0]) or layout_of_shape(self.shape)
         return layout_of_shape(self.shape)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensor that crosses."""
+        kind: torch.dtype = self.analysis.trace.values[self.nodes[0]][0].dtype
+        return kind
+
     def describe(self) -> Cut:
         """The point as users see it."""
         analysis, after = self.analysis, self.index + 1
@@ -111,7 +117,7 @@ class Point:
             aliases=tuple(self.names[1:]),
             shape=self.shape,
             layout=self.layout,
-            dtype=analysis.trace.values[self.nodes[0]][0].dtype,
+            dtype=self.dtype,
             front_parameters=parameters[0],
             back_parameters=parameters[1],
             front_flops=analysis.flops_of(self.index, "front"),
