@@ -20,7 +20,7 @@ from smartedge.artifacts.run import RunFacts, Speed
 from smartedge.artifacts.summary import has_finished
 from smartedge.config import AUTO, Config, changes_in_words, load_config
 from smartedge.errors import ConfigError, RunError
-from smartedge.files import final_name, private_folder, write_atomically
+from smartedge.files import final_name, private_folder, try_folder, write_atomically
 
 __all__ = ["RUNS", "check_place", "has_begun", "in_folder", "name_of", "note_facts", "prepare_run", "refuse_begun"]
 
@@ -183,10 +183,14 @@ def check_place(run_dir: Path) -> None:
 
     Raises:
         RunError: it is no folder, or somebody else's files are in it, or the audit of a run that was removed.
+        OSError: a new run cannot be written there.
     """
     if (file := next((each for each in run_dir.parents if each.is_file()), None)) is not None:
         raise RunError(f"{file}: is a file; a run needs a folder there: choose another place, or move the file away")
-    if not run_dir.exists() or has_begun(run_dir):
+    if has_begun(run_dir):
+        return
+    if not run_dir.exists():
+        try_folder(run_dir)
         return
     if (run_dir / "audit").exists():
         raise RunError(

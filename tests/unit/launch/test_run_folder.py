@@ -224,3 +224,18 @@ def test_one_training_has_one_edge(config: Config) -> None:
     with pytest.raises(ConfigError, match=r"fleet\.expect: 'smartedge train' runs one edge; start 'smartedge cloud'"):
         prepare_run(several, resume=False)
     assert not Path("run").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, config: Config
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "sync_file", full)
+    new = config.model_copy(update={"run_dir": Path("runs/new")})
+    with pytest.raises(OSError, match="No space left"):
+        check_place(new.run_dir)
+    assert list(Path().iterdir()) == []
+    begin(new, "edge")
+    check_place(new.run_dir)  # what a run that has begun needs, its sides look at
