@@ -198,7 +198,7 @@ def test_a_factory_that_fails_names_the_line(tmp_path, monkeypatch):
     assert re.search(r"half_written fails: SyntaxError: .*half_written\.py:2: invalid", refused("half_written:make"))
     assert re.search(r"needs_more\.py:1 in .*'no_such_package'; install it$", refused("needs_more:make"))
     assert refused("own.needs_beside:make").endswith(f"'beside'; let Python find it: PYTHONPATH={tmp_path / 'own'}")
-    assert "No module named 'absent'; give package.module:factory" in refused("absent.nets:make")
+    assert "'absent'; give package.module:factory, and name the folder that holds it" in refused("absent.nets:make")
     assert "importing broken_module fails: JSONDecodeError" in refused("broken_module:make")
     assert "with a Logits instead of a tensor (1, 4); let package.module:factory return" in refused("buggy_network:odd")
     assert re.search(

@@ -265,7 +265,8 @@ def _factory(name: str) -> Callable[..., object]:
             factory: Callable[..., object] = getattr(importlib.import_module(module_name), attribute)
         except ModuleNotFoundError as error:
             if f"{module_name}.".startswith(f"{error.name}."):  # the module itself, or a package of it
-                raise CutError(f"{name}: {error}; give package.module:factory, importable from here") from error
+                remedy = "give package.module:factory, and name the folder that holds it in PYTHONPATH, or start there"
+                raise CutError(f"{name}: {error}; {remedy}") from error
             failed = f"importing {module_name} fails: {place_and_reason(error)}; {where_to_find(error)}"
             raise CutError(f"{name}: {failed}") from error
         except (ImportError, AttributeError) as error:
