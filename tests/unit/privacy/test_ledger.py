@@ -741,6 +741,15 @@ def test_of_equal_costs_the_one_with_more_releases_is_the_worst_and_stands_last(
     assert [group.label_epsilon for group in found.groups] == [0.0, 1.5], "labels that were randomised twice add up"
 
 
+def test_the_worst_image_of_a_split_is_of_that_split(tmp_path):
+    with opened(tmp_path / "l") as ledger:
+        for seq, split in enumerate(("train", "train", "val")):
+            ledger.debit(split, IDS, HALF, seq=seq, nonce=nonce(seq))
+        found = ledger.balance()
+    assert [found.worst(split).releases for split in ("train", "val")] == [2, 1]
+    assert found.worst("test") is None and found.worst().split == "train"
+
+
 def test_it_can_be_read_while_a_run_writes(tmp_path):
     path = tmp_path / "l"
     with opened(path) as ledger:

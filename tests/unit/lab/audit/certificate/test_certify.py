@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -54,6 +58,24 @@ def test_weak_releases_use_the_distance_of_the_noise() -> None:
     # However few images there are, the law of the noise alone bounds every attacker.
     few = _certify(_law(sigma=30.0), features[:40], classes[:40], NAMES, draws=2_000, confidence=0.999999)
     assert few.bound <= few.dp_bound < 0.53
+
+
+def test_an_attacker_on_three_codewords_reaches_what_the_noise_alone_allows() -> None:
+    """Each class is one codeword. With K classes the noise allows (1 + (K − 1)τ)/K, not (1 + τ)/K."""
+    law = release_law(make_mechanism("randomised-response", feature_shape=(3,), codebook=3, epsilon=1.0))
+    classes = np.arange(15) % 3
+    found = _certify(law, np.eye(3)[classes], classes, ("a", "b", "c"))
+    assert found.plug_in == pytest.approx(math.e / (math.e + 2))
+    assert found.bound == pytest.approx(found.plug_in, abs=1e-9) and found.bound >= found.plug_in - 1e-15
+    assert found.dp_bound == found.bound
+
+
+def test_how_far_the_sampler_is_from_its_law_is_a_part_of_the_bound() -> None:
+    features, classes = _images(300, 0.3, 1)
+    law: Any = _law(sigma=3.0)
+    exact, wrong = (_certify(replace(law, sampling_bias=bias), features, classes, draws=2_000) for bias in (0.0, 0.01))
+    assert wrong.bound == pytest.approx(exact.bound + 0.01)
+    assert wrong.dp_bound == pytest.approx(exact.dp_bound + 0.01)
 
 
 def test_one_number_needs_no_draws_and_several_releases_tell_more() -> None:
