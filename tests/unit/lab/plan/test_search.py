@@ -51,6 +51,16 @@ def test_only_cuts_of_both_profiles_are_chosen(profile: Profile, make_setting: C
     assert {choice.cut for choice in found} == {"stem"}
 
 
+def test_answers_need_a_codec_that_both_profiles_have(profile: Profile, make_setting: Callable[..., Setting]) -> None:
+    def methods(setting: Setting) -> set[tuple[str, str | None]]:
+        return {(choice.method, choice.codec) for choice in choices(setting) if choice.cut == "early"}
+
+    cuts = tuple(cut.model_copy(update={"codecs": {"uint8": cut.codecs["uint8"]}}) for cut in profile.cuts)
+    found = methods(make_setting("3g", cloud=profile.model_copy(update={"cuts": cuts})))
+    assert found == {("hierarchical", "uint8")}
+    assert ("split", "uint8") in methods(make_setting("3g"))
+
+
 def test_the_fastest_comes_first(config: Config, job: Job, make_setting: Callable[..., Setting]) -> None:
     plan = make_plan(config, job, make_setting("3g"), Constraints())
     times = [p.seconds_total for p in plan.ranked]
@@ -106,16 +116,18 @@ def test_a_weak_edge_is_told_what_it_gains(
 def test_a_profile_taken_on_a_busy_machine_is_called_that(
     config: Config, job: Job, profile: Profile, make_setting: Callable[..., Setting]
 ) -> None:
-    def words(**changes: float) -> str:
+    def words(*, device: str = "cpu", kind: str = "measured", **changes: float) -> str:
         step = profile.whole.step.model_copy(update=changes)
-        noisy = profile.model_copy(update={"whole": profile.whole.model_copy(update={"step": step})})
+        whole = profile.whole.model_copy(update={"step": step})
+        noisy = profile.model_copy(update={"whole": whole, "device": device, "kind": kind})
         setting = make_setting("3g", edge=noisy, cloud=noisy.model_copy())
         return " ".join(explain(make_plan(config, job, setting, Constraints())))
 
     assert "busy with other things" in words(cpu_seconds=1e-3)
     assert words(spread=0.3).count("were noisy") == 1  # edge and cloud read the same file
-    quiet = words()
-    assert "busy with other things" not in quiet and "noisy" not in quiet
+    # A GPU leaves the processor idle, and of a scaled machine nothing was measured.
+    for quiet in (words(), words(cpu_seconds=1e-3, device="cuda"), words(cpu_seconds=1e-3, spread=0.3, kind="scaled")):
+        assert "busy with other things" not in quiet and "noisy" not in quiet
 
 
 def test_depth_is_a_share_or_a_cut() -> None:
