@@ -167,15 +167,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _tell(interrupt.args[0] if interrupt.args else "stopped")
         return 130
-    except BrokenPipeError:  # the pipe was closed, as in `smartedge cuts resnet18 | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except (BrokenPipeError, SystemExit) as ended:
+        return _unread(ended)
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         if (code := _tell_what_is_refused(error, arguments, args)) is None:
             raise
         return code
     finally:
         os.umask(before)
+
+
+def _unread(ended: BaseException) -> int:
+    """The exit code where the pipe was closed, as in ``smartedge cuts resnet18 | head``. rich makes a SystemExit of it.
+
+    Raises:
+        SystemExit: another one, such as that of ``--help``.
+    """
+    if isinstance(ended, SystemExit) and not isinstance(ended.__context__, BrokenPipeError):
+        raise ended
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _tell_what_is_refused(error: Exception, argv: Sequence[str], args: argparse.Namespace) -> int | None:
