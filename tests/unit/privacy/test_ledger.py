@@ -21,7 +21,7 @@ import unsynced
 from smartedge.errors import ConfigError, PrivacyError
 from smartedge.privacy import balance as module
 from smartedge.privacy.accountant import composed_epsilon
-from smartedge.privacy.balance import Balance, Budget, read_balance
+from smartedge.privacy.balance import Balance, Budget, read_balance, same_policy
 from smartedge.privacy.ledger import Ledger, take_over
 from smartedge.privacy.place import frames_noted, place_of
 from smartedge.types import ReleaseEvent
@@ -86,6 +86,11 @@ def test_the_last_digits_of_a_policys_numbers_may_differ(tmp_path):
     for other in ({**policy, "sigma": 0.7461265}, {**policy, "clip": 1.0}, {"mechanism": "gaussian"}):
         with pytest.raises(PrivacyError, match="other settings"):
             opened(tmp_path / "l", policy=other, existing=True)
+
+
+def test_a_policy_with_a_fact_more_is_another_one():
+    policy = {"mechanism": "gaussian", "sigma": 0.4}
+    assert not same_policy(policy, {**policy, "clip": 1.0}) and not same_policy({**policy, "clip": 1.0}, policy)
 
 
 def test_a_copy_is_refused_until_it_is_taken_over(tmp_path):
@@ -202,7 +207,8 @@ def test_where_files_have_no_generation_the_place_is_the_inode(tmp_path, monkeyp
     path.touch()
     here = place_of(path)
     monkeypatch.setattr("fcntl.ioctl", _unsupported)
-    assert place_of(path) == place_of(path)
+    (tmp_path / "another").touch()
+    assert place_of(path) == place_of(path) != place_of(tmp_path / "another")
     path.rename(tmp_path / "moved")
     monkeypatch.undo()
     assert place_of(tmp_path / "moved") == here, "a moved file is the same file"
@@ -748,6 +754,14 @@ def test_the_worst_image_of_a_split_is_of_that_split(tmp_path):
         found = ledger.balance()
     assert [found.worst(split).releases for split in ("train", "val")] == [2, 1]
     assert found.worst("test") is None and found.worst().split == "train"
+
+
+def test_one_release_with_less_noise_is_worse_than_two_with_more(tmp_path):
+    weak = ReleaseEvent("randomised-response", 4.0, codewords=8)
+    with opened(tmp_path / "l") as ledger:
+        for seq, (image, event) in enumerate([(0, HALF), (0, HALF), (1, weak)]):
+            ledger.debit("train", np.array([image]), event, seq=seq, nonce=nonce(seq))
+        assert ledger.balance().worst().example == 1
 
 
 def test_it_can_be_read_while_a_run_writes(tmp_path):

@@ -108,3 +108,12 @@ def test_a_person_counts_once_and_is_of_one_class() -> None:
     weights = sample.weights_N[:3]
     assert weights == pytest.approx(1 / sample.units[0] / 3)
     assert len(sample.classes_N) == 6  # one of person 2's images is left out
+
+
+def test_a_person_with_images_of_two_classes_is_in_each_with_even_odds() -> None:
+    """Nine of ten images in one class: the population is a random person, then a random one of its classes."""
+    persons, classes = np.repeat(np.arange(400), 10), np.tile([0] * 9 + [1], 400)
+    law = release_law(make_mechanism("gaussian", feature_shape=(1,), sigma=0.4, bottleneck=True))
+    drawn = sample_of(law, np.zeros((4000, 1)), classes, persons_N=persons, rng=np.random.default_rng(0))
+    assert sum(drawn.units) == 400
+    assert 120 < drawn.units[1] < 280, "eight deviations about the half"
