@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     threshold, goal = 0.9 if args.threshold is None else args.threshold, goal_of(args)
     check_threshold(threshold)
+    name = _name(args)
     trained = TrainedRun.open(args.run_dir)
     check_new(args.to)
     if args.fleet is not None and not (args.fleet / "authority.pem").exists():
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     manifest = export_front(
         trained,
         args.to,
-        name=args.name or args.to.resolve().name,
+        name=name,
         version=args.version,
         threshold=threshold,
         calibration=calibration,
@@ -102,6 +104,17 @@ def run(args: argparse.Namespace) -> int:
             say(f"no {what}: edges that --require one refuse it; 'smartedge {verb} {args.run_dir}' makes one")
     say(f"signed by {key}" if key else "not signed: edges use it only with --unsigned; --fleet DIR signs it")
     return 0
+
+
+def _name(args: argparse.Namespace) -> str:
+    """Of the front; by default that of its folder."""
+    name: str = args.name or args.to.resolve().name
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is None:
+        raise ConfigError(
+            f"{'--name' if args.name else '--to'}: '{name}' cannot be the name of a front: it has letters without "
+            "accents, digits, '_', '.' and '-', at most 64; give one with --name"
+        )
+    return name
 
 
 def _calibrated(calibration: Calibration, threshold: float) -> str:

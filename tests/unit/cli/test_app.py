@@ -140,6 +140,12 @@ def test_a_wrong_command_line(argv: list[str], says: str, capsys: pytest.Capture
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("words", [["--to", "front 1"], ["--to", "größe"], ["--to", "front", "--name", "a/b"]])
+def test_a_name_that_no_front_can_have_is_told_at_once(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.main(["export", "no_run", *words]) == 2
+    assert "cannot be the name of a front" in capsys.readouterr().err
+
+
 def test_ctrl_c_while_modules_are_imported_leaves_no_traceback() -> None:
     program = (
         "import sys\n"
