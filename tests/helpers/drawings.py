@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 CARD = 338  # pixels: what a phone of 390 leaves of a card, and so how wide a figure is drawn there
-SMALLEST = 10  # pixels
+SMALLEST = 11  # pixels
 
 
 def small_text(page: Path) -> list[str]:

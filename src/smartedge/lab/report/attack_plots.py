@@ -96,7 +96,7 @@ def attackers(leak: Leak) -> Figure:
         axes.set_xlabel(f"balanced accuracy on {short(leak.name, 30)}")
         handles = [Line2D([], [], label="on what was sent", **_ON_SENT)]
         handles += _line_handles(lines)
-        canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
+        canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=0.6)
         alt = f"Attackers on {leak.name}, balanced accuracy on what was sent: {'; '.join(words)}. {_line_words(lines)}."
         return Figure(to_svg(canvas, alt), f"How well attackers read {leak.name}", alt)
 
@@ -219,7 +219,7 @@ def _frontier(
     handles += _line_handles(lines)
     if desired is not None:
         handles.append(Line2D([], [], label=f"undefended {short(task, 12)} {100 * desired:.1f} %", **_KEPT))
-    canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
+    canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=0.6)
     labels = [(point.label, x, point.desired[0]) for point, (x, _) in audited]
     limits = [(limit, point.desired[0]) for point, _ in audited for limit in (point.bound, point.noise_bound) if limit]
     label_points(canvas, axes, labels, limits, lines.values(), desired)

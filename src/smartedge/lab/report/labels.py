@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from smartedge.lab.report.canvas import Canvas
 __all__ = ["MARK", "label_points"]
 
 MARK = 7  # size of a point, points
+_CHARACTERS = 24  # of a line: about half of a figure
 
 
 def label_points(
@@ -47,15 +49,17 @@ def label_points(
         groups = [group for group in groups if group not in touching] + [sorted([*itertools.chain(*touching), i])]
     taken: list[BboxBase] = []
     for group in groups:
-        text = " · ".join(labels[i][0] for i in group)
+        text = textwrap.fill(" · ".join(labels[i][0] for i in group), _CHARACTERS)
         at = max((labels[i][1:] for i in group), key=lambda place: place[0])
-        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points", fontsize=8.5)
+        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points")
+        written.set_in_layout(False)  # the axes stay where they are: a long text could leave them no room
 
         def covered(place: tuple[int, int], written: Annotation = written) -> int:
-            """What the text would cover there. Texts and points count more than lines."""
+            """What the text would cover there. Texts and points count more than lines, and the figure's edge most."""
             box = _at(written, place).get_window_extent()
+            outside = box.x0 < canvas.bbox.x0 or box.x1 > canvas.bbox.x1
             lines = sum(box.x0 < x < box.x1 for x in columns) + (height is not None and box.y0 < height < box.y1)
-            return 9 * int(box.count_overlaps(taken) + box.count_contains(points)) + int(lines)
+            return 99 * int(outside) + 9 * int(box.count_overlaps(taken) + box.count_contains(points)) + int(lines)
 
         best = min(itertools.product((7, -7), (5, -13, -4)), key=covered)
         taken.append(_at(written, best).get_window_extent())

@@ -81,7 +81,7 @@ def curves(metrics: Sequence[EpochFigures], names: Mapping[str, str], figure: st
             axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="x")
         wide = max(len(name) for name in names.values()) > 12
-        canvas.legend(loc="outside upper left", ncols=1 if wide else 2, handlelength=2.4, columnspacing=1)
+        canvas.legend(loc="outside upper left", ncols=1 if wide else 2, handlelength=1.8, columnspacing=0.7)
         alt = f"{title} per epoch. " + "; ".join(words) + "."
         return Figure(to_svg(canvas, alt), title, alt)
 
@@ -252,7 +252,7 @@ def series(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.yaxis.set_major_formatter(PERCENT)
         axes.grid(visible=False, axis="x")
-        canvas.legend(loc="outside upper left", ncols=2, handlelength=2.4, columnspacing=1)
+        canvas.legend(loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=0.7)
         alt = f"{title}. " + "; ".join(f"{name} ends at {100 * points[-1][1]:.1f} %" for name, points in lines.items())
         return Figure(to_svg(canvas, alt), title, alt)
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.text import Annotation
 from matplotlib.transforms import BboxBase
 
-from smartedge.lab.report.canvas import drawing
+from smartedge.lab.report.canvas import WIDTH, drawing
 from smartedge.lab.report.labels import label_points
 
 
@@ -50,3 +50,17 @@ def test_without_lines_a_text_is_to_the_right_and_above() -> None:
     (box,) = boxes([("λ 0", 0.5, 0.5)], [], None)
     assert box.x0 > 0.5
     assert box.y0 > 0.5
+
+
+@pytest.mark.parametrize("x", [0.05, 0.95])
+def test_a_long_text_stays_in_the_figure_and_leaves_the_axes_their_room(x: float) -> None:
+    text = "λ 1, bottleneck 8x2x2, σ 0.4"
+    with drawing(WIDTH, 3.0) as canvas:
+        axes = canvas.subplots()
+        axes.set(xlim=(0, 1), ylim=(0, 1))
+        label_points(canvas, axes, [(text, x, 0.5), (text, x, 0.5)], [], [], None)
+        canvas.draw_without_rendering()
+        (written,) = (each for each in axes.get_children() if isinstance(each, Annotation))
+        box = written.get_window_extent()
+        assert canvas.bbox.x0 < box.x0 < box.x1 < canvas.bbox.x1
+        assert axes.get_window_extent().width > 0.8 * canvas.bbox.width

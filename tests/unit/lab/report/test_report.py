@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawings import small_text
 from safetensors.numpy import load_file, save_file
 
 from smartedge.cli.demo import epochs_in_the_same_time
 from smartedge.cli.report import print_table
 from smartedge.errors import RunError
 from smartedge.extras import how_to_install
-from smartedge.lab.report import compared, write_comparison, write_report
+from smartedge.lab.report import compared, write_comparison, write_report, write_sweep
 from smartedge.lab.report.read import read_run
 from smartedge.lab.report.run_verdict import margin, verdict
 from smartedge.metrics import evaluate
@@ -539,3 +540,9 @@ def test_the_style_for_paper_stands_behind_the_rules_that_it_changes(repo_root):
     screen, found, paper = style.partition("@media print")
     assert found and "\nbody {" in screen and "\n.scroll {" in screen
     assert paper.partition("\n}\n")[2] == ""  # nothing comes after it
+
+
+def test_the_text_of_figures_can_be_read_on_a_phone(write_run, write_audit, write_sweep_json):
+    sweep, _ = write_sweep(write_sweep_json({"adversary.weight": ("0", "1")}))
+    for page in (write_report(write_audit(write_run())), sweep):
+        assert small_text(page) == []
