@@ -749,11 +749,11 @@ def test_of_equal_costs_the_one_with_more_releases_is_the_worst_and_stands_last(
 
 def test_the_worst_image_of_a_split_is_of_that_split(tmp_path):
     with opened(tmp_path / "l") as ledger:
-        for seq, split in enumerate(("train", "train", "val")):
+        for seq, split in enumerate(("train", "train", "val", "infer", "infer", "infer")):
             ledger.debit(split, IDS, HALF, seq=seq, nonce=nonce(seq))
         found = ledger.balance()
     assert [found.worst(split).releases for split in ("train", "val")] == [2, 1]
-    assert found.worst("test") is None and found.worst().split == "train"
+    assert found.worst("test") is None and found.worst().split == "infer"
 
 
 def test_one_release_with_less_noise_is_worse_than_two_with_more(tmp_path):
