@@ -121,6 +121,8 @@ def test_the_data_are_looked_at_and_a_file_is_proposed(
     looked = summarise(str(photos))
     epochs = [propose(replace(looked, images=images), ["kind"], []).epochs for images in (10 * 64, 11 * 64, 500 * 64)]
     assert epochs == [30, 28, 6], "at least 300 steps of 64 images, and six epochs"
+    hidden = propose(replace(looked, jpeg=4.0), ["kind"], ["glasses"])  # with noise, bytes are not what is scarce
+    assert hidden.model.bottleneck == (4, 1, 1)
     half = looked.jpeg / 2  # of images of one colour: less than the usual 11x8x6 numbers
     channels = int(half / 48)
     assert channels < 11 and f"kind is learned; {channels}x8x6 numbers cross the cut layer1, at most" in told
