@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
 
     threshold, goal = 0.9 if args.threshold is None else args.threshold, goal_of(args)
     check_threshold(threshold)
+    check_new(args.to)
     name = _name(args)
     trained = TrainedRun.open(args.run_dir)
-    check_new(args.to)
     if args.fleet is not None and not (args.fleet / "authority.pem").exists():
         raise ConfigError(f"--fleet {args.fleet}: is no fleet; 'smartedge fleet init {args.fleet}' makes one")
     trained.check_front()

@@ -20,7 +20,7 @@ from smartedge.data.layouts.webdataset import TAR, open_webdataset
 from smartedge.data.raw import RawData
 from smartedge.data.reading.images import default_cache_dir
 from smartedge.errors import DataError
-from smartedge.files import disk_error
+from smartedge.files import disk_error, named_by
 from smartedge.images.size import ImageSize
 from smartedge.types import SplitName
 
@@ -62,7 +62,8 @@ def open_raw(
             raise DataError(_absent(place))
         return _open_file(place, cache_dir, image_size.channels) if place.is_file() else _open_folder(place, cache_dir)
     except OSError as error:  # such as no right to read
-        raise DataError(f"the data set {path!r} cannot be read: {disk_error(error)}") from error
+        inside = f"{named}: " if (named := named_by(error)) not in ("", str(place)) else ""
+        raise DataError(f"the data set {path!r} cannot be read: {inside}{disk_error(error)}") from error
     except (RuntimeError, ValueError) as error:  # no such user after ~, no name of a file
         raise DataError(f"the data set {path!r} cannot be read: {error}") from error
 
