@@ -44,7 +44,7 @@ _LINES: dict[str, Look] = {
     "chance": {"color": MUTED, "linestyle": (0, (1, 1.6)), "linewidth": 1.6},
     "label floor": {"color": INK, "linestyle": (0, (5, 2)), "linewidth": 1.6},
     "prediction floor": {"color": INK, "linestyle": (0, (5, 1.5, 1, 1.5)), "linewidth": 1.3},
-    "undefended, best": {"color": ATTACK, "linestyle": (0, (9, 2)), "linewidth": 1.8},
+    "undefended, best": {"color": ATTACK, "linestyle": (0, (6, 2)), "linewidth": 1.8},
     "no attacker exceeds": {"color": LIMIT, "linestyle": "-", "linewidth": 2.2},
     "DP bound": {"color": INK, "linestyle": "-", "linewidth": 2.2},
     "noise bound": {"color": MUTED, "linestyle": "-", "linewidth": 1.6},
@@ -222,7 +222,14 @@ def _frontier(
     canvas.legend(handles=handles, loc="outside upper left", ncols=2, handlelength=1.8, columnspacing=0.6)
     labels = [(point.label, x, point.desired[0]) for point, (x, _) in audited]
     limits = [(limit, point.desired[0]) for point, _ in audited for limit in (point.bound, point.noise_bound) if limit]
-    label_points(canvas, axes, labels, limits, lines.values(), desired)
+    bars = [
+        place
+        for point, (x, dx) in audited
+        for y, dy in [point.desired]
+        for part in (-1.0, -0.5, 0.5, 1.0)
+        for place in ((x + part * dx, y), (x, y + part * dy))
+    ]
+    label_points(canvas, axes, labels, [*limits, *bars], lines.values(), desired)
     alt = f"Desired accuracy against the best attack. {'; '.join(words)}. {_line_words(lines)}"
     return alt + (f", undefended {task} {100 * desired:.1f} %." if desired is not None else ".")
 

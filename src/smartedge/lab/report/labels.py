@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import BboxBase
 
-from smartedge.lab.report.canvas import Canvas
+from smartedge.lab.report.canvas import PAPER, Canvas
 
 __all__ = ["MARK", "label_points"]
 
 MARK = 7  # size of a point, points
+_PAPER = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.6, "pad": 0.5}  # lines behind a text do not strike it out
 _CHARACTERS = 24  # of a line: about half of a figure
 
 
@@ -51,7 +52,7 @@ def label_points(
     for group in groups:
         text = textwrap.fill(" · ".join(labels[i][0] for i in group), _CHARACTERS)
         at = max((labels[i][1:] for i in group), key=lambda place: place[0])
-        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points")
+        written = axes.annotate(text, at, xytext=(0, 0), textcoords="offset points", bbox=_PAPER)
         written.set_in_layout(False)  # the axes stay where they are: a long text could leave them no room
 
         def covered(place: tuple[int, int], written: Annotation = written) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from plain_text import plain
 from smartedge.artifacts.sweep import Sweep
 from smartedge.cli.sweep import print_table
 from smartedge.errors import RunError
-from smartedge.lab.report import write_sweep
+from smartedge.lab.report import attack_plots, write_sweep
+from smartedge.lab.report.attack_plots import Point
+from smartedge.lab.report.labels import label_points
 
 LAMBDA = {"adversary.weight": ("0", "1", "3", "10")}
 GRID = {"dp.epsilon": ("1", "2", "4"), "model.codebook": ("4", "8")}
@@ -167,3 +170,16 @@ def test_settings_that_are_equal_are_not_ranked(write_sweep_json):
     page, *_ = write_sweep(write_sweep_json(LAMBDA, change=alike))
     text = plain(page.read_text("utf-8"))
     assert "No setting is shown to be the best on smile: λ 0; λ 1; λ 3 and λ 10 reach 50.0 %" in text
+
+
+def test_labels_of_the_frontier_keep_off_the_deviations_too(monkeypatch):
+    kept_off = []
+
+    def note(canvas, axes, labels, others, upright, level):
+        kept_off.extend(others)
+
+    monkeypatch.setattr(attack_plots, "label_points", create_autospec(label_points, side_effect=note))
+    attack_plots.frontier([Point("λ 1", ("1",), (0.9, 0.02), (0.7, 0.04), 0.95, None)], {}, None, "hat", "smile")
+    ends = {(0.95, 0.9), (0.66, 0.9), (0.68, 0.9), (0.72, 0.9), (0.74, 0.9)}
+    ends |= {(0.7, 0.88), (0.7, 0.89), (0.7, 0.91), (0.7, 0.92)}
+    assert {(round(x, 3), round(y, 3)) for x, y in kept_off} == ends
