@@ -27,7 +27,7 @@ from smartedge.codec import Codec, get_codec, reconstruction_error
 from smartedge.config import Config, load_config
 from smartedge.edge.apart import Division, open_parts, read_answer
 from smartedge.edge.protection import open_gate
-from smartedge.errors import CodecError, CutError, SmartEdgeError
+from smartedge.errors import CodecError, ConfigError, CutError, SmartEdgeError
 from smartedge.lab.plan.images import SampleImages, sample_images
 from smartedge.lab.plan.machine_costs import BETWEEN_FRAMES_S, checkpoint_cost, transport_cost
 from smartedge.lab.plan.timing import timed
@@ -250,16 +250,24 @@ def _codec_on(codec: Codec, features_BF: Features, repeats: int) -> CodecFigures
     )
 
 
-def figures_of_whole(config: Config, codecs: Sequence[str], images: SampleImages, *, repeats: int) -> dict[str, object]:
+def figures_of_whole(
+    config: Config, codecs: Sequence[str], images: SampleImages, *, repeats: int, asked: Sequence[str] = ()
+) -> dict[str, object]:
     """The undivided network, image codecs, and what does not depend on the network: disk, loopback, data.
 
     Returns:
         ``whole``, ``checkpoint``, ``transport``, ``data``, ``counts``, ``features``, ``outputs``, ``all_cuts`` and
         ``left_out``.
+
+    Raises:
+        ConfigError: one of ``asked``, the names of cuts, is none. It is told before anything is measured.
     """
     task = images.task
     recorded = network_of(config.division(task.outputs))
     cuts = _known(list_cuts(recorded, config.data.image_size.shape), config.model.name)
+    listed = [name for name, *_ in cuts]
+    if listed and (unknown := [name for name in asked if name not in listed]):
+        raise ConfigError(f"--cuts: {', '.join(unknown)}: no such cut; choose among {', '.join(listed)}, or all")
     del recorded
     gc.collect()
     baseline = rss_bytes()
@@ -358,9 +366,9 @@ def _existing_parent(path: Path) -> Path:
 def main() -> None:
     """Read a request from standard input, answer on standard output.
 
-    Request: ``config`` (all settings), ``part`` ("cut", "whole" or "together"), ``codecs``, ``repeats``. Answer: what
-    the functions above return, or ``error`` with ``code`` and ``message``. "together" answers ``{}`` when it is ready,
-    then ``step`` (a timing) for each further line that it reads, to the end of its input.
+    Request: ``config`` (all settings), ``part`` ("cut", "whole" or "together"), ``codecs``, ``repeats``, ``cuts``
+    ("whole"). Answer: what the functions above return, or ``error`` with ``code`` and ``message``. "together" answers
+    ``{}`` when it is ready, then ``step`` (a timing) for each further line that it reads, to the end of its input.
     """
     request = json.loads(sys.stdin.readline())
     try:
@@ -371,8 +379,10 @@ def main() -> None:
         if request["part"] == "together":
             _serve_steps(config, images, repeats)
             return
-        part = {"cut": figures_of_cut, "whole": figures_of_whole}[request["part"]]
-        answer = part(config, request["codecs"], images, repeats=repeats)
+        if request["part"] == "cut":
+            answer = figures_of_cut(config, request["codecs"], images, repeats=repeats)
+        else:
+            answer = figures_of_whole(config, request["codecs"], images, repeats=repeats, asked=request["cuts"])
     except SmartEdgeError as error:
         answer = {"error": {"code": error.code, "message": str(error)}}
     _say(answer)

@@ -66,7 +66,8 @@ def measure_here(
     begun = time.monotonic()
     monitor.update(Update("", "profile", 0, _MOST_CUTS + 2, "the undivided network"))
     undivided = as_method(config, _WHOLE, config.model.cut)
-    whole = _ask(undivided, "whole", names, repeats)
+    named = () if tuple(cuts) == ("all",) else cuts
+    whole = _ask(undivided, "whole", names, repeats, named)
     listed = {name: (front, back, size) for name, front, back, size in whole["all_cuts"]}
     chosen = _chosen(listed, cuts, config.model.cut)
     chosen.sort(key=lambda name: name != config.model.cut)  # the one of the settings is measured in any case
@@ -153,8 +154,6 @@ def _chosen(listed: dict[str, tuple[int, int, int]], asked: Sequence[str], own: 
         return thin(listed, _MOST_CUTS, own)
     if tuple(asked) == ("all",):
         return list(listed)
-    if unknown := [name for name in asked if name not in listed]:
-        raise ConfigError(f"--cuts: {', '.join(unknown)}: no such cut; choose among {', '.join(listed)}, or all")
     return [name for name in listed if name in asked]
 
 
@@ -173,16 +172,16 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
-def _request(config: Config, part: str, codecs: Sequence[str], repeats: int) -> str:
+def _request(config: Config, part: str, codecs: Sequence[str], repeats: int, cuts: Sequence[str] = ()) -> str:
     request = {"config": config.model_dump(mode="json"), "part": part, "codecs": list(codecs), "repeats": repeats}
-    return json.dumps(request) + "\n"
+    return json.dumps({**request, "cuts": list(cuts)}) + "\n"
 
 
-def _ask(config: Config, part: str, codecs: Sequence[str], repeats: int) -> dict[str, Any]:
+def _ask(config: Config, part: str, codecs: Sequence[str], repeats: int, cuts: Sequence[str] = ()) -> dict[str, Any]:
     """One part, measured in a separate process."""
     with _start() as child:
         try:
-            out, _ = child.communicate(_request(config, part, codecs, repeats))
+            out, _ = child.communicate(_request(config, part, codecs, repeats, cuts))
         except BaseException:
             child.kill()
             raise

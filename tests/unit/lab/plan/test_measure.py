@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +147,23 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     return serve
 
 
+def test_an_unknown_cut_is_told_before_anything_is_measured(whole: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = sample_images(whole)
+    monkeypatch.setattr(measure, "timed", None)
+    with pytest.raises(ConfigError, match=r"--cuts: layer99: no such cut; choose among .*layer3, .*or all"):
+        measure.figures_of_whole(whole, ["uint8"], images, repeats=1, asked=["layer3", "layer99"])
+
+
 def test_a_process_answers_with_the_part_it_was_asked_for(
     served: Callable[..., list[Any]], whole: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timing = Timing(seconds=1.0, cpu_seconds=2.0, spread=3.0, first_seconds=4.0)
 
     def answer(name: str) -> Callable[..., dict[str, object]]:
-        def figures(config: Config, codecs: list[str], images: SampleImages, *, repeats: int) -> dict[str, object]:
+        def figures(
+            config: Config, codecs: list[str], images: SampleImages, *, repeats: int, asked: Sequence[str] = ()
+        ) -> dict[str, object]:
+            assert asked == (["stem"] if name == "of all" else ())
             assert config == whole and images.task.columns == ("a", "b", "c")
             return {"figures": name, "codecs": codecs, "repeats": repeats, "timing": timing}
 
@@ -161,7 +171,7 @@ def test_a_process_answers_with_the_part_it_was_asked_for(
 
     monkeypatch.setattr(measure, "figures_of_cut", answer("of a cut"))
     monkeypatch.setattr(measure, "figures_of_whole", answer("of all"))
-    request = json.loads(survey._request(whole, "cut", ("uint8",), 5))
+    request = json.loads(survey._request(whole, "cut", ("uint8",), 5, ("stem",)))
     rest = {"codecs": ["uint8"], "repeats": 5, "timing": timing.model_dump()}
     assert served(request) == [{"figures": "of a cut", **rest}]
     assert served({**request, "part": "whole"}) == [{"figures": "of all", **rest}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -25,11 +25,15 @@ class Processes:
         self.profile, self.asked, self.updates = profile, list[tuple[object, ...]](), list[Update]()
         self.seconds, self.now = 10.0, 0.0  # of a cut; on the clock
         self.refused: dict[str, str] = {}
+        self.named: list[str] = []  # cuts that the process is told before it measures the whole network
 
     def update(self, update: Update) -> None:
         self.updates.append(update)
 
-    def ask(self, config: Config, part: str, codecs: tuple[str, ...], repeats: int) -> dict[str, Any]:
+    def ask(
+        self, config: Config, part: str, codecs: tuple[str, ...], repeats: int, cuts: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        self.named += cuts
         self.asked.append((part, config.method, config.model.cut, codecs, repeats))
         if part == "whole":
             cuts = [(cut.name, cut.front_flops, cut.back_flops, 4 * cut.index) for cut in self.profile.cuts]
@@ -95,6 +99,7 @@ def test_cuts_that_take_too_long_are_left_out_unless_they_were_named(processes: 
     profile, _ = survey.measure_here(config, monitor=processes, cuts=("pool", "late", "early"))  # type: ignore[arg-type]
     assert [cut.name for cut in profile.cuts] == ["early", "late", "pool"]
     profile, _ = survey.measure_here(config, monitor=processes, cuts=("all",))  # type: ignore[arg-type]
+    assert processes.named == ["pool", "late", "early"]  # all of them need not be looked for
     assert [cut.name for cut in profile.cuts] == ["stem", "early", "late", "pool"]
 
 
