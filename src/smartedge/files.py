@@ -148,9 +148,10 @@ def final_name(name: str) -> str:
 
 def named_by(error: OSError) -> str:
     """The file of an error; in place of a temporary one, the file that it was to become. Empty: it names none."""
-    name = error.filename
+    if (name := error.filename) is None:
+        return ""
     folder, file = os.path.split(os.fsdecode(name) if isinstance(name, bytes) else str(name))
-    return "" if name is None else os.path.join(folder, final_name(file))
+    return os.path.join(folder, final_name(file))
 
 
 def sync_folder(path: Path) -> None:

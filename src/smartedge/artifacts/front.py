@@ -13,6 +13,7 @@ from smartedge.errors import FrontError, SmartEdgeError
 from smartedge.images.size import SizeField
 
 __all__ = [
+    "NAME",
     "AttackedAttribute",
     "AuditReach",
     "Calibration",
@@ -21,6 +22,8 @@ __all__ = [
     "RunCalibration",
     "ThresholdRow",
 ]
+
+NAME = r"[A-Za-z0-9_.-]{1,64}"  # what the name of a front looks like
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -115,7 +118,7 @@ class FrontManifest(Artifact):
     page: ClassVar[str] = "docs/front-schema.md"
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$", description="for people")
+    name: str = Field(pattern=f"^{NAME}$", description="for people")
     version: int = Field(ge=1, description="of this front, as its publisher counts")
     created: datetime = Field(description="ISO 8601, UTC")
     smartedge_version: str = Field(description="of the program that wrote it")

@@ -107,9 +107,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _name(args: argparse.Namespace) -> str:
-    """Of the front; by default that of its folder."""
+    """The name of the front; by default that of its folder."""
+    from smartedge.artifacts.front import NAME
+
     name: str = args.name or args.to.resolve().name
-    if re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) is None:
+    if re.fullmatch(NAME, name) is None:
         raise ConfigError(
             f"{'--name' if args.name else '--to'}: '{name}' cannot be the name of a front: it has letters without "
             "accents, digits, '_', '.' and '-', at most 64; give one with --name"
